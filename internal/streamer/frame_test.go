@@ -1,0 +1,104 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package streamer
+
+import (
+	"math"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestCursor(t *testing.T) {
+	good := cursor{"ABCDEFGHIJ", 3, 42}
+	if s := good.String(); s != "ABCDEFGHIJ-3-42" {
+		t.Error(s)
+	}
+	long := cursor{"ABCDEFGHIJ", math.MaxInt32, math.MaxUint64}
+	for _, c := range []cursor{good, long, {"ABCDEFGHIJ", 0, nowhere}} {
+		if got, ok := parseCursor(c.String()); !ok || got != c || len(c.String()) > cursorLen {
+			t.Errorf("%s became %v, %t", c, got, ok)
+		}
+	}
+	for _, s := range []string{
+		"", "-", "--", "garbage", "ABCDEFGHIJ", "ABCDEFGHIJ-3", "ABCDEFGHIJ-3-", "ABCDEFGHIJ--42", "ABCDEFGHIJ-3-42-1",
+		"ABCDEFGHIJ-3-042", "ABCDEFGHIJ-+3-42", "ABCDEFGHIJ-3--42", "ABC-3-42", "ABCDEFGHIJ-3-18446744073709551616",
+		"ABCDEFGHIJ-2147483648-1", " ABCDEFGHIJ-3-42", "end-uid-1",
+	} {
+		if c, ok := parseCursor(s); ok {
+			t.Errorf("%q is %v", s, c)
+		}
+	}
+	if newEpoch() == newEpoch() {
+		t.Error("two logs have one epoch")
+	}
+}
+
+// TestResumeExactly: only the very cursors that stand in a log are resumed.
+func TestResumeExactly(t *testing.T) {
+	l := newLog(hello, DefaultLogBytes)
+	l.begin(statusOf(hello, "Streaming", 1))
+	l.part(1, 0, "x", encode("x"))
+	at := cursor{l.epoch, 1, 2}
+	for _, test := range []struct {
+		c    cursor
+		want bool
+	}{
+		{at, true},
+		{cursor{l.epoch, 1, 1}, true},
+		{cursor{l.epoch, 2, 2}, false},
+		{cursor{l.epoch, 1, 3}, false},
+		{cursor{l.epoch, 1, nowhere}, false},
+		{cursor{newEpoch(), 1, 2}, false},
+	} {
+		if got := (&reader{log: l}).resume(test.c.String()); got != test.want {
+			t.Errorf("%s: %t", test.c, got)
+		}
+	}
+	l.fail(statusOf(hello, "Retrying", 1), retryOf(1))
+	if (&reader{log: l}).resume(at.String()) {
+		t.Error("resumed at a part that was taken back")
+	}
+}
+
+func FuzzCursor(f *testing.F) {
+	f.Add("ABCDEFGHIJ-3-42")
+	f.Add("end-uid")
+	f.Add("ABCDEFGHIJ--1-0")
+	f.Add("0000000000-00-0")
+	f.Fuzz(func(t *testing.T, s string) {
+		c, ok := parseCursor(s)
+		if ok && c.String() != s {
+			t.Errorf("%q became %q", s, c)
+		}
+		if !ok && c != (cursor{}) {
+			t.Errorf("%q is refused and gives %v", s, c)
+		}
+	})
+}
+
+// FuzzRequest sends any path and cursor: no panic, an answer that is foreseen,
+// and what a client sends never breaks a frame.
+func FuzzRequest(f *testing.F) {
+	f.Add("default", "hello", "ABCDEFGHIJ-3-42")
+	f.Add("a/b", "..", "end-uid-1")
+	f.Add("%2e", "a%00b", "\x00")
+	f.Fuzz(func(t *testing.T, namespace, name, last string) {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", helloPath, nil)
+		r.URL.Path = "/v1/namespaces/" + namespace + "/chatruns/" + name + "/stream"
+		r.Header["Last-Event-Id"] = []string{last}
+		w := httptest.NewRecorder()
+		NewHandler(NewHub(), views(finishedView())).ServeHTTP(w, r)
+		switch w.Code {
+		case 200:
+			events := parse(w.Body.String())
+			if !isLabel(namespace) || !isSubdomain(name) || !strings.HasSuffix(names(events), "status message_part title usage failed done") {
+				t.Errorf("%q %q %q: %s", namespace, name, last, w.Body)
+			}
+		case 204, 307, 400, 404:
+		default:
+			t.Errorf("%q %q %q: %d", namespace, name, last, w.Code)
+		}
+	})
+}

@@ -1,0 +1,374 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package streamer
+
+import (
+	"slices"
+	"sync"
+
+	"chatrun.dev/operator/api/stream"
+	"chatrun.dev/operator/internal/provider"
+)
+
+// DefaultLogBytes bounds the frames that a log keeps. It holds answers of some
+// 25,000 tokens whole, and of longer ones the end; common ones stay far below.
+const DefaultLogBytes = 4 << 20
+
+// The phases of a run at which its log behaves differently.
+const (
+	phasePending   = "Pending"
+	phaseRetrying  = "Retrying"
+	phaseSuspended = "Suspended"
+)
+
+// log is the stream of one run: all frames but parts since its beginning, and
+// the parts of the current episode. Frames are appended, read by cursors, and
+// taken out when an episode ends or the log grows too large.
+type log struct {
+	run   Run
+	epoch string
+	limit int
+
+	// Guarded by Hub.mu: how many readers hold the log, and whether an attempt
+	// began here. One that nobody writes lives as long as its readers.
+	readers int
+	begun   bool
+
+	mu     sync.Mutex
+	frames []frame // by seq, with gaps
+	last   uint64  // seq of the newest frame ever
+	// parts and controls are the costs of the frames that are parts, and of the
+	// others.
+	parts, controls int
+	// lost is the newest seq at which a frame other than a part was dropped.
+	lost uint64
+	// told is the newest seq that a reader who is given the head has no need
+	// of: all but the final frames.
+	told uint64
+
+	status  *stream.Status // the latest told; nil if none was
+	retry   *stream.Retry  // pending
+	title   string
+	episode episode
+	state   state
+
+	// wake and urgent are closed and taken away to wake readers: at any frame,
+	// and at one that suffers no delay. They are made when a reader waits.
+	wake, urgent chan struct{}
+}
+
+// episode is the current one; its parts are in the log.
+type episode struct {
+	attempt int32
+	// open says that parts are accepted.
+	open bool
+	// lastPart is the seq of its newest part, cut that of its newest dropped one.
+	lastPart, cut uint64
+	text          []byte
+	whole         *whole
+}
+
+// whole is the text of an episode up to a part, as one frame. It is made for
+// readers whose next part was dropped, and shared by them: encoding anew for
+// each would let many slow readers of a long answer take all memory.
+type whole struct {
+	at     cursor
+	text   []byte
+	encode sync.Once
+	frame  []byte
+}
+
+// bytes returns the frame; nil if there is no text, but reasoning alone.
+func (w *whole) bytes() []byte {
+	w.encode.Do(func() {
+		if len(w.text) == 0 {
+			return
+		}
+		w.frame = event(w.at, stream.EventMessagePart, encode(messagePart(provider.Text, string(w.text))))
+		w.text = nil
+	})
+	return w.frame
+}
+
+// state says whether frames may still come.
+type state uint8
+
+const (
+	live    state = iota
+	ended         // the last frame is there
+	dropped       // the run is gone: stop reading
+)
+
+func newLog(run Run, limit int) *log {
+	return &log{run: run, epoch: newEpoch(), limit: limit}
+}
+
+func messagePart(kind provider.PartKind, text string) stream.MessagePart {
+	if kind == provider.Reasoning {
+		return stream.MessagePart{Role: stream.RoleAssistant, Reasoning: text}
+	}
+	return stream.MessagePart{Role: stream.RoleAssistant, Text: text}
+}
+
+// begin starts the episode of an attempt.
+func (l *log) begin(status stream.Status) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != live {
+		return
+	}
+	l.seal()
+	l.retry = nil
+	l.appendStatus(status)
+	if status.Attempt > 1 {
+		l.appendControl(stream.EventReset, stream.Reset{Attempt: status.Attempt})
+	}
+	l.episode = episode{attempt: status.Attempt, open: true}
+	l.publish(false)
+}
+
+// part appends a part, unless it is a late one.
+func (l *log) part(attempt int32, kind provider.PartKind, text string, data []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := &l.episode
+	if l.state != live || !e.open || e.attempt != attempt {
+		return
+	}
+	l.append(stream.EventMessagePart, data)
+	e.lastPart = l.last
+	if kind == provider.Text {
+		e.text = append(e.text, text...)
+	}
+	l.publish(false)
+}
+
+// tell appends a status. A phase in which no attempt is under way ends the
+// episode; where that voids its text, readers are told to drop theirs.
+func (l *log) tell(status stream.Status) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != live {
+		return
+	}
+	switch status.Phase {
+	case phaseRetrying:
+		l.seal()
+	case phasePending, phaseSuspended:
+		l.retry = nil
+		l.seal()
+	}
+	l.appendStatus(status)
+	if status.Phase == phasePending || status.Phase == phaseSuspended {
+		l.voidDraft(false)
+	}
+	l.publish(false)
+}
+
+// fail ends the episode and announces the next attempt. The parts go in the
+// same moment as the frames come, so nobody can read one after the other.
+func (l *log) fail(status stream.Status, retry stream.Retry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != live {
+		return
+	}
+	l.seal()
+	l.appendStatus(status)
+	l.retry = &retry
+	l.appendControl(stream.EventRetry, retry)
+	l.publish(true)
+}
+
+func (l *log) entitle(title string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != live || title == "" || title == l.title {
+		return
+	}
+	l.title = title
+	if l.status != nil {
+		l.status.Title = title
+	}
+	l.appendControl(stream.EventTitle, stream.Title{Title: title})
+	l.publish(false)
+}
+
+// finish appends the final frames. Nothing is dropped for them. No log has
+// nobody to tell.
+func (l *log) finish(end End) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != live {
+		return
+	}
+	l.retry = nil
+	if !l.episode.open || end.Void {
+		l.voidDraft(true)
+	}
+	l.episode.open = false
+	if end.Done.Title == "" {
+		end.Done.Title = l.title
+	}
+	if end.Usage != nil {
+		l.append(stream.EventUsage, encode(end.Usage))
+	}
+	if end.Failed != nil {
+		l.append(stream.EventFailed, encode(end.Failed))
+	}
+	l.append(stream.EventDone, encode(end.Done))
+	l.state = ended
+	l.notify(true)
+}
+
+// drop cuts all readers; no log has none.
+func (l *log) drop() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state = dropped
+	l.notify(true)
+}
+
+// seal ends the episode and takes its parts out of the log.
+func (l *log) seal() {
+	e := &l.episode
+	if !e.open {
+		return
+	}
+	e.open = false
+	if e.lastPart == 0 {
+		return
+	}
+	l.remove(func(f *frame) bool { return f.part })
+	// The text is void. That there was one is remembered by lastPart.
+	e.text, e.whole, e.cut = nil, nil, 0
+}
+
+// voidDraft tells readers to drop what they hold of an ended episode, where no
+// new attempt will. final frames are read after the head as well.
+func (l *log) voidDraft(final bool) {
+	if l.episode.lastPart == 0 {
+		return
+	}
+	l.episode.lastPart = 0
+	l.append(stream.EventReset, encode(stream.Reset{Attempt: l.episode.attempt}))
+	if !final {
+		l.told = l.last
+	}
+}
+
+func (l *log) appendStatus(status stream.Status) {
+	if status.Title == "" {
+		status.Title = l.title
+	}
+	l.title = status.Title
+	l.status = &status
+	l.appendControl(stream.EventStatus, status)
+}
+
+func (l *log) appendControl(what stream.Name, data any) {
+	l.append(what, encode(data))
+	l.told = l.last
+}
+
+func (l *log) append(what stream.Name, data []byte) {
+	l.last++
+	at := l.at(l.last)
+	f := frame{seq: l.last, attempt: at.attempt, part: what == stream.EventMessagePart}
+	if what == stream.EventDone {
+		f.data = eventWithID([]byte(endID(l.run.UID)), what, data)
+	} else {
+		f.data = event(at, what, data)
+	}
+	l.frames = append(l.frames, f)
+	*l.sum(&f) += f.cost()
+}
+
+// at is the cursor of a frame that is made now.
+func (l *log) at(seq uint64) cursor {
+	c := cursor{epoch: l.epoch, seq: seq}
+	if l.status != nil {
+		c.attempt = l.status.Attempt
+	}
+	return c
+}
+
+// Of a log's bytes a quarter is for frames that are no parts, so that many
+// retries leave room for text, and the rest for parts.
+func (l *log) partsLimit() int    { return l.limit - l.controlsLimit() }
+func (l *log) controlsLimit() int { return l.limit / 4 }
+
+// trim drops the oldest parts, and, apart from them, the oldest of other frames:
+// of thousands of retries, which nobody who still reads is behind. It goes a
+// quarter below the limit, so that it is seldom needed.
+func (l *log) trim() {
+	if limit := l.partsLimit(); l.parts > limit {
+		l.remove(func(f *frame) bool {
+			if !f.part || l.parts <= limit-limit/4 {
+				return false
+			}
+			l.episode.cut = f.seq
+			return true
+		})
+	}
+	if limit := l.controlsLimit(); l.controls > limit {
+		l.remove(func(f *frame) bool {
+			if f.part || l.controls <= limit-limit/4 {
+				return false
+			}
+			l.lost = f.seq
+			return true
+		})
+	}
+}
+
+// remove takes frames out of the log. Readers hold nothing of the slice, so it
+// may be changed, and is given back where little is left of it.
+func (l *log) remove(which func(*frame) bool) {
+	l.frames = slices.DeleteFunc(l.frames, func(f frame) bool {
+		if !which(&f) {
+			return false
+		}
+		*l.sum(&f) -= f.cost()
+		return true
+	})
+	if cap(l.frames) > minSlack && cap(l.frames) > 4*len(l.frames) {
+		l.frames = slices.Clone(l.frames)
+	}
+}
+
+// sum is the one that the cost of a frame belongs to.
+func (l *log) sum(f *frame) *int {
+	if f.part {
+		return &l.parts
+	}
+	return &l.controls
+}
+
+// minSlack is how many empty places of a log are not worth giving back.
+const minSlack = 64
+
+// publish shows readers what was appended, within the log's bound.
+func (l *log) publish(urgent bool) {
+	l.trim()
+	l.notify(urgent)
+}
+
+// notify wakes the readers that wait.
+func (l *log) notify(urgent bool) {
+	if l.wake != nil {
+		close(l.wake)
+		l.wake = nil
+	}
+	if urgent && l.urgent != nil {
+		close(l.urgent)
+		l.urgent = nil
+	}
+}

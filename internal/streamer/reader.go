@@ -1,0 +1,159 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package streamer
+
+import (
+	"cmp"
+	"slices"
+
+	"chatrun.dev/operator/api/stream"
+)
+
+// batchFrames bounds what a reader takes at once, and with it what it holds
+// while it is idle (1.5 KB). A batch is longer than what is streamed between
+// two writes; history comes in several.
+const batchFrames = 64
+
+// reader is a cursor over one log.
+type reader struct {
+	log *log
+	// seq is the newest frame that was handed out or is not wanted.
+	seq uint64
+	// quiet is the newest frame other than a part that the head stands for.
+	quiet uint64
+}
+
+// batch is what a reader has to write now.
+type batch struct {
+	frames [][]byte
+	// whole, if not nil, comes after the frames.
+	whole *whole
+	// fallen says that the log lost more than parts: enter it anew.
+	fallen bool
+	// more says that further frames are there already.
+	more bool
+	// state is not live if nothing comes after this batch.
+	state state
+	// wake and urgent are closed when frames come; nil unless there is need to wait.
+	wake, urgent <-chan struct{}
+}
+
+// resume moves the reader to a cursor, if that is exactly in the log.
+func (r *reader) resume(text string) bool {
+	c, ok := parseCursor(text)
+	if !ok || c.epoch != r.log.epoch {
+		return false
+	}
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	i, found := r.log.search(c.seq)
+	if !found || r.log.frames[i].attempt != c.attempt {
+		return false
+	}
+	r.seq, r.quiet = c.seq, 0
+	return true
+}
+
+// enter moves the reader to where a new one begins, and returns the frames that
+// it needs before those of the log: a reset if it may hold a draft, where the
+// run stands, and a pending retry. A log that was told nothing yet goes by v.
+func (r *reader) enter(reset bool, v View) [][]byte {
+	l := r.log
+	l.mu.Lock()
+	status, retry := v.Status, v.Retry
+	if l.status != nil {
+		status, retry = *l.status, l.retry
+	}
+	status.Title = cmp.Or(status.Title, l.title)
+	// All parts in the log are of the current episode.
+	r.seq, r.quiet = 0, l.told
+	l.mu.Unlock()
+
+	at := cursor{l.epoch, status.Attempt, nowhere}
+	var head [][]byte
+	if reset {
+		head = append(head, event(at, stream.EventReset, encode(stream.Reset{Attempt: status.Attempt})))
+	}
+	head = append(head, event(at, stream.EventStatus, encode(status)))
+	if retry != nil {
+		head = append(head, event(at, stream.EventRetry, encode(retry)))
+	}
+	return head
+}
+
+// next returns the frames after those of the call before, at most batchFrames
+// and such as stand in for dropped ones, appended to into.
+func (r *reader) next(into [][]byte) batch {
+	l := r.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == dropped {
+		return batch{state: dropped}
+	}
+	if max(r.seq, r.quiet) < l.lost {
+		return batch{fallen: true}
+	}
+	if r.seq < l.episode.cut {
+		return r.catchUp(into)
+	}
+	b := batch{frames: into}
+	i, found := l.search(r.seq)
+	if found {
+		i++
+	}
+	for ; i < len(l.frames) && len(b.frames) < batchFrames; i++ {
+		f := &l.frames[i]
+		r.seq = f.seq
+		if f.part || f.seq > r.quiet {
+			b.frames = append(b.frames, f.data)
+		}
+	}
+	switch {
+	case i < len(l.frames):
+		b.more = true
+	case l.state != live:
+		b.state = l.state
+	default:
+		b.wake, b.urgent = waker(&l.wake), waker(&l.urgent)
+	}
+	return b
+}
+
+// catchUp leads over parts that were dropped: whatever else was missed, a
+// reset, and the text up to a part after which the log has all.
+func (r *reader) catchUp(into [][]byte) batch {
+	l, e := r.log, &r.log.episode
+	if e.whole == nil || e.whole.at.seq < e.cut {
+		e.whole = &whole{at: cursor{l.epoch, e.attempt, e.lastPart}, text: e.text}
+	}
+	b := batch{frames: into, whole: e.whole, more: true}
+	for i := range l.frames {
+		f := &l.frames[i]
+		if f.seq > e.whole.at.seq {
+			break
+		}
+		if !f.part && f.seq > r.seq && f.seq > r.quiet {
+			b.frames = append(b.frames, f.data)
+		}
+	}
+	at := cursor{l.epoch, e.attempt, nowhere}
+	b.frames = append(b.frames, event(at, stream.EventReset, encode(stream.Reset{Attempt: e.attempt})))
+	r.seq = e.whole.at.seq
+	return b
+}
+
+// search finds the first frame that is not before seq.
+func (l *log) search(seq uint64) (int, bool) {
+	return slices.BinarySearchFunc(l.frames, seq, func(f frame, seq uint64) int {
+		return cmp.Compare(f.seq, seq)
+	})
+}
+
+// waker returns the channel that the next notify closes.
+func waker(c *chan struct{}) <-chan struct{} {
+	if *c == nil {
+		*c = make(chan struct{})
+	}
+	return *c
+}
