@@ -1,0 +1,42 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command manager runs the ChatRun operator: the reconcilers, and the stream
+// endpoint beside them.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+)
+
+func main() {
+	if err := run(ctrl.SetupSignalHandler(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "manager:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the whole program. It returns when ctx ends, nil if all was well.
+func run(ctx context.Context, args []string) error {
+	o, err := parse(args)
+	if err != nil || o == nil {
+		return err
+	}
+	ctrl.SetLogger(o.logger())
+	cfg, err := o.restConfig()
+	if err != nil {
+		return fmt.Errorf("finding the API server: %w", err)
+	}
+	mgr, err := o.manager(cfg)
+	if err != nil {
+		return err
+	}
+	if err := o.wire(ctx, mgr); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}

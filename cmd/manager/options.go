@@ -1,0 +1,126 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+)
+
+// options are the flags.
+type options struct {
+	kubeconfig     string
+	leaderElect    bool
+	leaderElectNS  string
+	healthAddress  string
+	metricsAddress string
+	streamAddress  string
+	worker         string
+	egressProxy    string
+	noProxy        string
+	denyCIDRs      string
+	headerTimeout  time.Duration
+	zap            zap.Options
+}
+
+// parse reads the flags. It returns nil and no error if only help was asked.
+func parse(args []string) (*options, error) {
+	o := &options{}
+	fs := flag.NewFlagSet("manager", flag.ContinueOnError)
+	fs.StringVar(&o.kubeconfig, "kubeconfig", "",
+		"Path to a kubeconfig. Empty: $KUBECONFIG, then the ServiceAccount of the pod, then ~/.kube/config.")
+	fs.BoolVar(&o.leaderElect, "leader-elect", false,
+		"Act only while holding the leader's Lease, so that no two managers do.")
+	fs.StringVar(&o.leaderElectNS, "leader-election-namespace", "",
+		"Namespace of the leader's Lease. Empty: the pod's own.")
+	fs.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "Address of /healthz and /readyz; 0 is off.")
+	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "Address of /metrics; 0 is off.")
+	fs.StringVar(&o.streamAddress, "stream-bind-address", "127.0.0.1:8090",
+		"Address of the stream endpoint; 0 is off. It does not authenticate its readers in this version: keep it on loopback.")
+	fs.StringVar(&o.worker, "worker-name", "",
+		"Name of this manager in status.worker, unique among those that live. Empty: the host's name, which is the pod's.")
+	fs.StringVar(&o.egressProxy, "egress-proxy", "",
+		"URL of an HTTP proxy for all calls to providers. Nothing is read from the environment.")
+	fs.StringVar(&o.noProxy, "no-proxy", "",
+		"Hosts, domains and CIDRs, separated by commas, that are reached without the proxy.")
+	fs.StringVar(&o.denyCIDRs, "deny-provider-cidrs", "",
+		"CIDRs, separated by commas, that no provider may have its address in. Link-local addresses never may.")
+	fs.DurationVar(&o.headerTimeout, "provider-header-timeout", 0,
+		"Longest wait for the header of a provider's answer; 0 leaves it to each run's streamIdleTimeoutSeconds.")
+	o.zap.BindFlags(fs)
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q: the manager takes flags alone", fs.Arg(0))
+	}
+	return o, o.complete()
+}
+
+// complete checks what flag parsing cannot, and fills in the worker's name.
+func (o *options) complete() error {
+	for name, address := range map[string]string{"stream-bind-address": o.streamAddress, "health-probe-bind-address": o.healthAddress, "metrics-bind-address": o.metricsAddress} {
+		if address == "" || address == "0" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return fmt.Errorf("--%s: %w", name, err)
+		}
+	}
+	if o.worker == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("finding a name for this worker, give --worker-name: %w", err)
+		}
+		o.worker = host
+	}
+	return nil
+}
+
+func (o *options) logger() logr.Logger { return zap.New(zap.UseFlagOptions(&o.zap)) }
+
+// restConfig finds the API server. client-go's own throttle is off: API
+// priority and fairness is the throttle.
+func (o *options) restConfig() (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.kubeconfig
+	var cfg *rest.Config
+	var err error
+	if o.kubeconfig == "" && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
+		cfg, err = rest.InClusterConfig()
+	}
+	if cfg == nil {
+		cfg, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	}
+	if err != nil {
+		return nil, err
+	}
+	cfg.QPS, cfg.Burst = -1, -1
+	cfg.UserAgent = "chatrun-operator"
+	return cfg, nil
+}
+
+// list splits a flag's value at commas; empty items are dropped.
+func list(s string) []string {
+	var items []string
+	for item := range strings.SplitSeq(s, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, item)
+		}
+	}
+	return items
+}

@@ -1,0 +1,213 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/provider"
+	"chatrun.dev/operator/internal/streamer"
+	"chatrun.dev/operator/internal/title"
+)
+
+// defaultStreamIdle is the schema's default of streamIdleTimeoutSeconds.
+const defaultStreamIdle = 600
+
+// secretRetry is when a run whose provider lost its Secret after it was found
+// Ready looks again. The provider's own reconcile, which is woken as well,
+// comes first as a rule, and from then on the run waits for its event.
+const secretRetry = 5 * time.Second
+
+// observe gathers the facts. A run that is gone is a fact, not an error.
+func (r *ChatRunReconciler) observe(ctx context.Context, reader client.Reader, key types.NamespacedName) (facts, error) {
+	f := facts{stopping: !r.pool.Accepting()}
+	// The pool first: an outcome that comes after this look nudges again, while
+	// one that came before it is never met with an older status than its own.
+	if snapshot, ok := r.pool.Look(key.Namespace, key.Name); ok {
+		f.pool = &snapshot
+	}
+	run := &v1alpha1.ChatRun{}
+	switch err := reader.Get(ctx, key, run); {
+	case apierrors.IsNotFound(err):
+		return f, nil
+	case err != nil:
+		return f, fmt.Errorf("reading the run: %w", err)
+	}
+	f.run = run
+	if isFinished(run) {
+		return f, nil
+	}
+	if f.stopping {
+		f.wait = &waitReason{}
+		return f, nil
+	}
+	_, wait, err := r.provider(ctx, run)
+	f.wait = wait
+	return f, err
+}
+
+// provider returns the provider of a run, or why it cannot be used.
+func (r *ChatRunReconciler) provider(ctx context.Context, run *v1alpha1.ChatRun) (*v1alpha1.ChatProvider, *waitReason, error) {
+	name := run.Spec.ProviderRef.Name
+	p := &v1alpha1.ChatProvider{}
+	switch err := r.client.Get(ctx, types.NamespacedName{Namespace: run.Namespace, Name: name}, p); {
+	case apierrors.IsNotFound(err):
+		return nil, notReady(providerMissingMessage(name)), nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("reading ChatProvider %s: %w", name, err)
+	}
+	ready := providerReady(p)
+	switch {
+	case ready == nil:
+		return nil, &waitReason{}, nil
+	case !isTrue(ready):
+		return nil, notReady(providerNotReadyMessage(name, ready.Message)), nil
+	case modelOf(run, p) == "":
+		return nil, notReady(noModelMessage(name)), nil
+	}
+	return p, nil, nil
+}
+
+func notReady(message string) *waitReason {
+	return &waitReason{reason: v1alpha1.ReasonProviderNotReady, message: message}
+}
+
+// start counts an attempt, and makes it if the count stands.
+func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision) (time.Duration, error) {
+	p, wait, err := r.provider(ctx, f.run)
+	if err != nil {
+		return 0, err
+	}
+	var to provider.Endpoint
+	if wait == nil {
+		to, wait, err = r.endpoint(ctx, p)
+		if err != nil {
+			return 0, err
+		}
+	}
+	if wait != nil {
+		f.wait = wait
+		d = decide(f, r.clock.Now())
+		return d.after, r.record(ctx, f, d)
+	}
+	attempt := r.attempt(f, p, to, d.attempt)
+	next := nextStatus(f.run, d, actor{worker: r.worker, model: attempt.Request.Model}, r.clock.Now())
+	if _, err := r.persist(ctx, f.run, next); err != nil {
+		if definite(err) {
+			return 0, err
+		}
+		stands, liveErr := r.counted(ctx, f.run, d.attempt)
+		if liveErr != nil || !stands {
+			return 0, errors.Join(err, liveErr)
+		}
+	}
+	r.hub.Begin(attempt.Run, streamStatus(f.run))
+	if err := r.pool.Start(attempt); err != nil {
+		// We shut down since we looked. The attempt is counted and not made: the
+		// next look, here or by the next manager, finds a worker lost.
+		log.FromContext(ctx).Info("attempt not made", "cause", err)
+		return time.Nanosecond, nil
+	}
+	log.FromContext(ctx).V(1).Info("attempt started", "attempt", d.attempt, "model", attempt.Request.Model)
+	return untilDeadline(f.run, r.clock.Now()), nil
+}
+
+// endpoint resolves a provider's credentials, or says why it cannot.
+func (r *ChatRunReconciler) endpoint(ctx context.Context, p *v1alpha1.ChatProvider) (provider.Endpoint, *waitReason, error) {
+	key, problem, err := readKey(ctx, r.live, p)
+	if err != nil {
+		return provider.Endpoint{}, nil, err
+	}
+	if problem != nil {
+		wait := notReady(providerNotReadyMessage(p.Name, problem.message))
+		wait.after = secretRetry
+		r.providers.add(client.ObjectKeyFromObject(p))
+		return provider.Endpoint{}, wait, nil
+	}
+	return endpointOf(p, key), nil, nil
+}
+
+// counted reads past the cache whether a write whose answer is unknown stands:
+// if the attempt is counted and ours, it must be made. run is then the object
+// as it stands.
+func (r *ChatRunReconciler) counted(ctx context.Context, run *v1alpha1.ChatRun, attempt int32) (bool, error) {
+	read := &v1alpha1.ChatRun{}
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(run), read); err != nil {
+		return false, fmt.Errorf("reading the run after a write of unknown result: %w", err)
+	}
+	stands := read.UID == run.UID && attemptOf(read) == attempt && read.Status.Worker == r.worker && isStreaming(read)
+	if stands {
+		*run = *read
+	}
+	return stands, nil
+}
+
+// definite says whether an error means that the API server did not write.
+func definite(err error) bool {
+	status := apierrors.APIStatus(nil)
+	if !errors.As(err, &status) {
+		return false
+	}
+	code := status.Status().Code
+	return code >= 400 && code < 500 && !apierrors.IsTimeout(err)
+}
+
+// attempt is the call that a run asks for.
+func (r *ChatRunReconciler) attempt(f facts, p *v1alpha1.ChatProvider, to provider.Endpoint, number int32) streamer.Attempt {
+	run := f.run
+	a := streamer.Attempt{
+		Run: runOf(run), Number: number, Endpoint: to,
+		Request:     request(run, modelOf(run, p)),
+		IdleTimeout: seconds(valueOr(run.Spec.StreamIdleTimeoutSeconds, defaultStreamIdle)),
+	}
+	if prompt, ok := titlePrompt(run); ok {
+		model := a.Request.Model
+		if t := run.Spec.Title; t != nil && t.Model != "" {
+			model = t.Model
+		}
+		a.Title = func(ctx context.Context) (string, error) {
+			return title.Generate(ctx, r.caller, to, model, prompt)
+		}
+	}
+	return a
+}
+
+func modelOf(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvider) string {
+	if run.Spec.Model != "" {
+		return run.Spec.Model
+	}
+	return p.Spec.DefaultModel
+}
+
+// request translates what a run asks, once and for all providers.
+func request(run *v1alpha1.ChatRun, model string) provider.Request {
+	ask := provider.Request{Model: model}
+	if run.Spec.System != "" {
+		ask.Messages = append(ask.Messages, provider.Message{Role: provider.RoleSystem, Content: run.Spec.System})
+	}
+	for _, m := range messagesOf(run) {
+		ask.Messages = append(ask.Messages, provider.Message{Role: provider.Role(m.Role), Content: m.Content})
+	}
+	if p := run.Spec.Parameters; p != nil {
+		ask.Temperature, ask.TopP, ask.Stop = p.Temperature, p.TopP, p.Stop
+		ask.MaxOutputTokens = int64(valueOr(p.MaxOutputTokens, 0))
+	}
+	return ask
+}
+
+func messagesOf(run *v1alpha1.ChatRun) []v1alpha1.Message {
+	if run.Spec.Prompt != "" {
+		return []v1alpha1.Message{{Role: v1alpha1.RoleUser, Content: run.Spec.Prompt}}
+	}
+	return run.Spec.Messages
+}

@@ -1,0 +1,188 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controller is the only writer of status. A reconcile observes,
+// decides (a pure function), persists, acts and tells, always in this order.
+package controller
+
+import (
+	"context"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/provider"
+	"chatrun.dev/operator/internal/streamer"
+)
+
+// maxConcurrentReconciles bounds the API writes under way at once. A reconcile
+// waits for nothing else, and beyond some ten of them the API server, not the
+// manager, is what they wait for.
+const maxConcurrentReconciles = 16
+
+// +kubebuilder:rbac:groups=chatrun.dev,resources=chatruns,verbs=get;list;watch;patch;delete
+// +kubebuilder:rbac:groups=chatrun.dev,resources=chatruns/status,verbs=patch
+// +kubebuilder:rbac:groups=chatrun.dev,resources=chatproviders,verbs=get;list;watch
+// +kubebuilder:rbac:groups=chatrun.dev,resources=chatproviders/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// ChatRunReconciler carries ChatRuns from manifest to answer.
+type ChatRunReconciler struct {
+	// client reads from the cache, live reads from the API server itself. Secrets
+	// are only ever read live, by name.
+	client client.Client
+	live   client.Reader
+
+	caller provider.Caller
+	hub    *streamer.Hub
+	pool   *streamer.Pool
+	// providers is the queue of the other reconciler.
+	providers *queue
+
+	recorder events.EventRecorder
+	clock    clock.PassiveClock
+	// worker is our name, as it stands in status.worker.
+	worker string
+
+	conflicts conflicts
+}
+
+// Reconcile brings one run a step further.
+func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	reader := client.Reader(r.client)
+	if r.conflicts.wantLive(req.NamespacedName) {
+		reader = r.live
+	}
+	f, err := r.observe(ctx, reader, req.NamespacedName)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	d := decide(f, r.clock.Now())
+	after, err := r.carryOut(ctx, f, d)
+	if err == nil && d.verb != drop && d.verb != expire {
+		err = r.writeTitle(ctx, f)
+	}
+	switch {
+	case apierrors.IsConflict(err):
+		// We read too early. Nothing was started: read again and decide again.
+		return ctrl.Result{RequeueAfter: r.conflicts.again(req.NamespacedName)}, nil
+	case apierrors.IsNotFound(err):
+		// The object went between the read and the write; its event follows.
+		return ctrl.Result{}, nil
+	case err != nil:
+		return ctrl.Result{}, err
+	}
+	r.conflicts.forget(req.NamespacedName)
+	return ctrl.Result{RequeueAfter: after}, nil
+}
+
+// carryOut persists, acts and tells. It returns when to look again.
+func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision) (time.Duration, error) {
+	logger := log.FromContext(ctx).WithValues("row", d.row, "verb", d.verb)
+	if f.run != nil {
+		logger = logger.WithValues("attempt", attemptOf(f.run))
+	}
+	logger.V(1).Info("decided")
+	ctx = log.IntoContext(ctx, logger)
+
+	switch d.verb {
+	case start:
+		return r.start(ctx, f, d)
+	case drop:
+		r.pool.Drop(f.pool.UID)
+		if f.run != nil && f.run.DeletionTimestamp.IsZero() {
+			// Another object holds the name now: its own turn comes at once.
+			return time.Nanosecond, nil
+		}
+		return 0, nil
+	case stop:
+		r.pool.Stop(f.pool.UID, d.cause)
+		return d.after, nil
+	case settle:
+		r.settled(f.run)
+		return time.Nanosecond, nil
+	case forget:
+		r.forget(f)
+		return d.after, nil
+	case expire:
+		r.forget(f)
+		return 0, r.client.Delete(ctx, f.run, client.Preconditions{UID: &f.run.UID, ResourceVersion: &f.run.ResourceVersion})
+	case ignore:
+		return d.after, nil
+	case succeed, fail, cancel, suspend, retry, handOver, hold:
+		return d.after, r.record(ctx, f, d)
+	}
+	return d.after, nil
+}
+
+// record writes a status that starts nothing, and tells of it.
+func (r *ChatRunReconciler) record(ctx context.Context, f facts, d decision) error {
+	wrote, err := r.persist(ctx, f.run, nextStatus(f.run, d, actor{worker: r.worker}, r.clock.Now()))
+	if err != nil || !wrote {
+		return err
+	}
+	logFailure(ctx, d)
+	r.tell(f.run, d)
+	r.settled(f.run)
+	return nil
+}
+
+// settled brings pool and hub up to what stands in status: the outcome is
+// written down, and readers are told.
+func (r *ChatRunReconciler) settled(run *v1alpha1.ChatRun) {
+	uid := string(run.UID)
+	switch {
+	case isFinished(run):
+		if run.Status.Phase != v1alpha1.PhaseSucceeded {
+			// No attempt runs any more; a title might, and nobody waits for it.
+			r.pool.Stop(uid, streamer.ErrStopped)
+		}
+		r.hub.Finish(runOf(run), endOf(run))
+	case reasonOf(run) == v1alpha1.ReasonRetrying && run.Status.RetryingAt != nil:
+		r.hub.Retry(runOf(run), streamStatus(run), streamRetry(run))
+	default:
+		r.hub.Tell(runOf(run), streamStatus(run))
+	}
+	r.pool.Settle(uid)
+}
+
+// forget is for a run that is finished, whoever wrote that.
+func (r *ChatRunReconciler) forget(f facts) {
+	if f.pool != nil && f.pool.Running {
+		r.pool.Stop(f.pool.UID, streamer.ErrStopped)
+	}
+	r.hub.Finish(runOf(f.run), endOf(f.run))
+	r.pool.Settle(string(f.run.UID))
+	r.pool.Forget(string(f.run.UID))
+}
+
+// persist writes a status if it differs, and only onto the object that was
+// read. It reports whether it wrote; run is then the object as it stands.
+func (r *ChatRunReconciler) persist(ctx context.Context, run *v1alpha1.ChatRun, next v1alpha1.ChatRunStatus) (bool, error) {
+	if sameStatus(run.Status, next) {
+		return false, nil
+	}
+	base := run.DeepCopy()
+	run.Status = next
+	if err := r.client.Status().Patch(ctx, run, locked(base)); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// locked is a patch that the API server refuses if the object changed since
+// base was read.
+func locked(base client.Object) client.Patch {
+	return client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
+}
+
+func runOf(run *v1alpha1.ChatRun) streamer.Run {
+	return streamer.Run{UID: string(run.UID), Namespace: run.Namespace, Name: run.Name}
+}

@@ -1,0 +1,330 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/chatretry"
+	"chatrun.dev/operator/internal/streamer"
+)
+
+// facts are all that decide looks at beside the clock.
+type facts struct {
+	// run is the object as read; nil if it is gone.
+	run *v1alpha1.ChatRun
+	// pool is what the pool knows under the run's name; nil if nothing.
+	pool *streamer.Snapshot
+	// otherOwnerLive says that status.worker is another replica, which lives.
+	otherOwnerLive bool
+	// stopping says that this process shuts down: the pool takes no attempts.
+	stopping bool
+	// wait says why no attempt may start; nil if one may.
+	wait *waitReason
+}
+
+// waitReason is why a run cannot start its next attempt just now.
+type waitReason struct {
+	// reason and message are for the condition. An empty reason means that the
+	// answer is a moment away and not worth a write.
+	reason, message string
+	// after is when to look again, if no event will tell; 0 if one will.
+	after time.Duration
+}
+
+// verb is what to do.
+type verb string
+
+const (
+	ignore   verb = "Ignore"   // nothing, until an event or until after
+	drop     verb = "Drop"     // cancel the worker of an object that is gone, close its log
+	forget   verb = "Forget"   // finished: cancel and forget any worker
+	expire   verb = "Expire"   // finished and past its TTL: delete the object
+	stop     verb = "Stop"     // cancel the worker with cause; its outcome brings us back
+	settle   verb = "Settle"   // the outcome stands in status already: let the pool forget it
+	succeed  verb = "Succeed"  // write the answer
+	fail     verb = "Fail"     // write the final failure
+	cancel   verb = "Cancel"   // write Cancelled
+	suspend  verb = "Suspend"  // write Suspended
+	retry    verb = "Retry"    // write the wait before the next attempt
+	handOver verb = "HandOver" // write that the next owner may start at once
+	hold     verb = "Hold"     // write why no attempt is under way, if that is not told yet
+	start    verb = "Start"    // count attempt, then make it
+)
+
+// decision is what decide found: one verb, and what it needs.
+type decision struct {
+	// row is the row of the table in DESIGN §4 that fitted.
+	row  int
+	verb verb
+	// after is when to look again at the latest; 0 leaves it to events.
+	after time.Duration
+	// cause goes with stop.
+	cause error
+	// outcome is the attempt's end that succeed, fail, cancel, suspend, retry and
+	// handOver record; nil if there is none to record.
+	outcome *streamer.Outcome
+	// failure is what failed, for retry and fail.
+	failure *chatretry.Failure
+	// reason and message are the condition's, for fail and hold.
+	reason, message string
+	// delay goes with retry.
+	delay time.Duration
+	// attempt is the one to make, for start.
+	attempt int32
+}
+
+// decide is the whole policy of a run: a pure function of facts and a clock,
+// a table whose first fitting row wins.
+func decide(f facts, now time.Time) decision {
+	for _, rows := range []func(facts, time.Time) (decision, bool){identity, wishes, outcomes, next} {
+		if d, ok := rows(f, now); ok {
+			return d
+		}
+	}
+	return decision{row: 16, verb: start, attempt: attemptOf(f.run) + 1}
+}
+
+// identity holds rows 1 to 4: is this run ours to act on, and is what we read
+// the truth.
+func identity(f facts, now time.Time) (decision, bool) {
+	run, pool := f.run, f.pool
+	switch {
+	case run == nil || !run.DeletionTimestamp.IsZero() || (pool != nil && pool.UID != string(run.UID)):
+		if pool == nil {
+			return decision{row: 1, verb: ignore}, true
+		}
+		return decision{row: 1, verb: drop}, true
+	case isFinished(run):
+		return finished(run, now), true
+	case f.otherOwnerLive:
+		if pool != nil && pool.Running {
+			return decision{row: 3, verb: stop, cause: streamer.ErrOwnershipLost}, true
+		}
+		return decision{row: 3, verb: ignore}, true
+	case pool != nil && pool.Attempt > attemptOf(run),
+		pool != nil && pool.Settled && pool.Attempt == attemptOf(run) && isStreaming(run):
+		return decision{row: 4, verb: ignore}, true
+	case pool != nil && pool.Outcome != nil && pool.Attempt == attemptOf(run) && !isStreaming(run):
+		// A write whose answer we never saw did stand.
+		return decision{row: 4, verb: settle}, true
+	}
+	return decision{}, false
+}
+
+// finished is row 2.
+func finished(run *v1alpha1.ChatRun, now time.Time) decision {
+	ttl := run.Spec.TTLSecondsAfterFinished
+	if ttl == nil || run.Status.CompletionTime == nil {
+		return decision{row: 2, verb: forget}
+	}
+	left := run.Status.CompletionTime.Add(seconds(*ttl)).Sub(now)
+	if left <= 0 {
+		return decision{row: 2, verb: expire}
+	}
+	return decision{row: 2, verb: forget, after: left}
+}
+
+// wishes holds rows 5 to 8: what was asked of the run, against an answer that
+// came in the same moment.
+func wishes(f facts, now time.Time) (decision, bool) {
+	run, outcome := f.run, outcomeOf(f)
+	if outcome != nil && outcome.Good() {
+		return decision{row: 5, verb: succeed, outcome: outcome}, true
+	}
+	d, cause := decision{outcome: outcome, failure: failureOf(outcome)}, streamer.ErrDeadline
+	switch {
+	case run.Spec.DesiredState == v1alpha1.DesiredCancelled:
+		d.row, d.verb, cause = 6, cancel, streamer.ErrStopped
+	case run.Spec.DesiredState == v1alpha1.DesiredSuspended:
+		d.row, d.verb, cause = 8, suspend, streamer.ErrSuspended
+	default:
+		at, reason := deadline(run, now)
+		if at.IsZero() || now.Before(at) {
+			return decision{}, false
+		}
+		d.row, d.verb = 7, fail
+		d.reason, d.message = reason, deadlineMessage(run, reason)
+	}
+	if f.pool != nil && f.pool.Running {
+		// The outcome follows at once and brings the whole text with it.
+		return decision{row: d.row, verb: stop, cause: cause}, true
+	}
+	return d, true
+}
+
+// outcomes holds rows 9 to 12: what became of the attempt under way.
+func outcomes(f facts, now time.Time) (decision, bool) {
+	outcome := outcomeOf(f)
+	switch {
+	case !isStreaming(f.run):
+		return decision{}, false
+	case outcome != nil && outcome.Cause != nil:
+		if f.stopping && !attemptsSpent(f.run) {
+			return decision{row: 9, verb: handOver, outcome: outcome}, true
+		}
+		return judge(f.run, 9, outcome, workerLost(f.run), now), true
+	case outcome != nil:
+		return judge(f.run, 10, outcome, outcome.Failure, now), true
+	case f.pool != nil && f.pool.Running:
+		return decision{row: 11, verb: ignore, after: untilDeadline(f.run, now)}, true
+	default:
+		return judge(f.run, 12, nil, workerLost(f.run), now), true
+	}
+}
+
+// next holds rows 13 to 15: may the next attempt start.
+func next(f facts, now time.Time) (decision, bool) {
+	run := f.run
+	if at := run.Status.RetryingAt; at != nil && now.Before(at.Time) {
+		left := at.Sub(now)
+		if until := untilDeadline(run, now); until > 0 {
+			left = min(left, until)
+		}
+		return decision{
+			row: 13, verb: hold, after: left,
+			reason: v1alpha1.ReasonRetrying, message: retryingMessage(attemptOf(run), run.Status.LastErrorReason),
+		}, true
+	}
+	if attemptsSpent(run) {
+		return decision{
+			row: 14, verb: fail,
+			reason: v1alpha1.ReasonRetriesExhausted, message: exhaustedMessage(run, run.Status.LastError),
+		}, true
+	}
+	if f.wait != nil {
+		after := untilDeadline(run, now)
+		if f.wait.after > 0 && (after == 0 || f.wait.after < after) {
+			after = f.wait.after
+		}
+		if f.wait.reason == "" {
+			return decision{row: 15, verb: ignore, after: after}, true
+		}
+		return decision{row: 15, verb: hold, after: after, reason: f.wait.reason, message: f.wait.message}, true
+	}
+	return decision{}, false
+}
+
+// judge asks chatretry what follows a failed attempt.
+func judge(run *v1alpha1.ChatRun, row int, outcome *streamer.Outcome, failure *chatretry.Failure, now time.Time) decision {
+	d := decision{row: row, verb: fail, outcome: outcome, failure: failure}
+	policy := retryPolicy(run)
+	verdict, delay := policy.Next(int(attemptOf(run)), failure)
+	switch verdict {
+	case chatretry.TryAgain:
+		at, _ := deadline(run, now)
+		if beyond := !at.IsZero() && now.Add(delay).After(at); beyond && delay > policy.Delay(int(attemptOf(run))) {
+			// The provider, not our back-off, puts the next attempt past the end.
+			d.reason, d.message = v1alpha1.ReasonRetryAfterTooLong, hintMessage(failure, delay)
+			break
+		}
+		d.verb, d.delay, d.after = retry, delay, delay
+	case chatretry.Exhausted:
+		d.reason, d.message = v1alpha1.ReasonRetriesExhausted, exhaustedMessage(run, failure.Message)
+	case chatretry.HintTooLong:
+		d.reason, d.message = v1alpha1.ReasonRetryAfterTooLong, hintMessage(failure, delay)
+	case chatretry.GiveUp:
+		d.reason, d.message = string(failure.Class), failure.Message
+	}
+	return d
+}
+
+// outcomeOf returns the outcome of the attempt that status counts last, if the
+// pool holds one that is not recorded.
+func outcomeOf(f facts) *streamer.Outcome {
+	if f.pool == nil || f.pool.Outcome == nil || f.pool.Attempt != attemptOf(f.run) {
+		return nil
+	}
+	return f.pool.Outcome
+}
+
+func failureOf(outcome *streamer.Outcome) *chatretry.Failure {
+	if outcome == nil {
+		return nil
+	}
+	return outcome.Failure
+}
+
+// deadline returns when the run's time is over, and the reason it then fails
+// with: the pending deadline before the first attempt, the active one after.
+// The zero time means never. A suspension moves it.
+func deadline(run *v1alpha1.ChatRun, now time.Time) (time.Time, string) {
+	if run.Status.StartTime == nil {
+		if s := run.Spec.PendingDeadlineSeconds; s != nil {
+			return run.CreationTimestamp.Add(seconds(*s)), v1alpha1.ReasonPendingDeadlineExceeded
+		}
+		return time.Time{}, ""
+	}
+	if s := run.Spec.ActiveDeadlineSeconds; s != nil {
+		return run.Status.StartTime.Add(seconds(*s) + suspended(&run.Status, now)), v1alpha1.ReasonDeadlineExceeded
+	}
+	return time.Time{}, ""
+}
+
+// suspended returns how long the run was suspended after its first attempt,
+// the present suspension included.
+func suspended(s *v1alpha1.ChatRunStatus, now time.Time) time.Duration {
+	var sum time.Duration
+	if s.SuspendedMs != nil {
+		sum = time.Duration(*s.SuspendedMs) * time.Millisecond
+	}
+	if s.SuspendedAt != nil && s.StartTime != nil {
+		sum += max(now.Sub(s.SuspendedAt.Time), 0)
+	}
+	return sum
+}
+
+// untilDeadline returns the time left, 0 if there is no deadline.
+func untilDeadline(run *v1alpha1.ChatRun, now time.Time) time.Duration {
+	at, _ := deadline(run, now)
+	if at.IsZero() {
+		return 0
+	}
+	return max(at.Sub(now), 1)
+}
+
+func retryPolicy(run *v1alpha1.ChatRun) chatretry.Policy {
+	p := run.Spec.RetryPolicy
+	if p == nil {
+		p = &v1alpha1.RetryPolicy{}
+	}
+	return chatretry.Policy{
+		MaxAttempts: int(valueOr(p.MaxAttempts, v1alpha1.DefaultMaxAttempts)),
+		Initial:     time.Duration(valueOr(p.InitialDelayMs, 0)) * time.Millisecond,
+		Max:         time.Duration(valueOr(p.MaxDelayMs, 0)) * time.Millisecond,
+	}
+}
+
+func attemptsSpent(run *v1alpha1.ChatRun) bool {
+	limit := retryPolicy(run).MaxAttempts
+	return limit > 0 && int(attemptOf(run)) >= limit
+}
+
+// workerLost is the failure of an attempt whose outcome nobody knows.
+func workerLost(run *v1alpha1.ChatRun) *chatretry.Failure {
+	return &chatretry.Failure{Class: chatretry.WorkerLost, Message: workerLostMessage(attemptOf(run))}
+}
+
+func attemptOf(run *v1alpha1.ChatRun) int32 { return valueOr(run.Status.Attempt, 0) }
+
+func isFinished(run *v1alpha1.ChatRun) bool {
+	c := condition(run, v1alpha1.ConditionFinished)
+	return c != nil && c.Status == metav1.ConditionTrue
+}
+
+func isStreaming(run *v1alpha1.ChatRun) bool {
+	return reasonOf(run) == v1alpha1.ReasonStreaming
+}
+
+func seconds[T int32 | int64](n T) time.Duration { return time.Duration(n) * time.Second }
+
+func valueOr[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
