@@ -65,8 +65,7 @@ type ChatRunSpec struct {
 	ProviderRef ProviderReference `json:"providerRef,omitempty,omitzero"`
 
 	// model is the model to ask. Unset, it is the provider's defaultModel as it
-	// stands when the first attempt starts; status.model tells which it was.
-	// Immutable.
+	// stands when an attempt starts; status.model tells which it was. Immutable.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256

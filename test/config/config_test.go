@@ -1,0 +1,133 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config checks config/ against a control plane: what `make deploy`
+// applies, what it allows the manager, and the samples.
+package config
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// account is the manager's ServiceAccount in config/default.
+const account = "system:serviceaccount:chatrun-system:chatrun-manager"
+
+// kubectl is the control plane's, as admin.
+type kubectl struct{ path, kubeconfig string }
+
+// start starts a control plane.
+func start(t *testing.T) kubectl {
+	t.Helper()
+	assets := os.Getenv("KUBEBUILDER_ASSETS")
+	if assets == "" {
+		t.Fatal(`no control plane: run "make test", or export KUBEBUILDER_ASSETS=$(make -s controlplane)`)
+	}
+	env := &envtest.Environment{}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Errorf("stopping the control plane: %v", err)
+		}
+	})
+	if _, err := env.Start(); err != nil {
+		t.Fatalf("starting the control plane: %v", err)
+	}
+	k := kubectl{path: filepath.Join(assets, "kubectl"), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	if err := os.WriteFile(k.kubeconfig, env.KubeConfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// run returns both outputs: kubectl's answer, and what it warns of.
+func (k kubectl) run(t *testing.T, input string, args ...string) (answer, warnings string, err error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), k.path, append([]string{"--kubeconfig=" + k.kubeconfig}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
+	err = cmd.Run()
+	return stdout.String(), stderr.String(), err
+}
+
+// apply applies a kustomization, and wants neither an error nor a warning.
+func (k kubectl) apply(t *testing.T, dir string) string {
+	t.Helper()
+	// A copy, so that this process reads every file, and `go test` knows that the
+	// result depends on them.
+	tree := t.TempDir()
+	if err := os.CopyFS(tree, os.DirFS(filepath.Join("..", "..", "config"))); err != nil {
+		t.Fatal(err)
+	}
+	manifests, warnings, err := k.run(t, "", "kustomize", filepath.Join(tree, dir))
+	if err != nil || warnings != "" {
+		t.Fatalf("rendering config/%s: %v\n%s", dir, err, warnings)
+	}
+	answer, warnings, err := k.run(t, manifests, "apply", "--server-side", "--filename=-")
+	if err != nil || warnings != "" {
+		t.Fatalf("applying config/%s: %v\n%s", dir, err, warnings)
+	}
+	return answer
+}
+
+func TestDefaultAppliesAndGrantsTheLeast(t *testing.T) {
+	k := start(t)
+	answer := k.apply(t, "default")
+	for _, object := range []string{
+		"namespace/chatrun-system", "customresourcedefinition.apiextensions.k8s.io/chatruns.chatrun.dev",
+		"customresourcedefinition.apiextensions.k8s.io/chatproviders.chatrun.dev", "serviceaccount/chatrun-manager",
+		"clusterrole.rbac.authorization.k8s.io/chatrun-manager-role", "deployment.apps/chatrun-manager",
+	} {
+		if !strings.Contains(answer, object+" ") {
+			t.Errorf("config/default has no %s:\n%s", object, answer)
+		}
+	}
+	// make deploy is run again to update.
+	k.apply(t, "default")
+
+	_, warnings, err := k.run(t, "", "wait", "--for=condition=Established", "--timeout=30s", "crd/chatruns.chatrun.dev", "crd/chatproviders.chatrun.dev")
+	if err != nil {
+		t.Fatalf("waiting for the kinds: %v\n%s", err, warnings)
+	}
+	k.apply(t, "samples")
+	rights(t, k)
+}
+
+// rights asks the API server what the manager may do.
+func rights(t *testing.T, k kubectl) {
+	t.Helper()
+	const lease = "leases.coordination.k8s.io/chatrun-operator.chatrun.dev"
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"yes", []string{"watch", "chatruns.chatrun.dev", "--all-namespaces"}},
+		{"yes", []string{"patch", "chatruns.chatrun.dev/x", "--subresource=status"}},
+		{"yes", []string{"watch", "chatproviders.chatrun.dev", "--all-namespaces"}},
+		{"yes", []string{"patch", "chatproviders.chatrun.dev/x", "--subresource=status"}},
+		{"yes", []string{"get", "secrets/x"}},
+		{"yes", []string{"create", "events.events.k8s.io"}},
+		{"yes", []string{"create", "leases.coordination.k8s.io", "--namespace=chatrun-system"}},
+		{"yes", []string{"update", lease, "--namespace=chatrun-system"}},
+		{"no", []string{"update", lease, "--namespace=default"}},
+		{"no", []string{"update", "leases.coordination.k8s.io/another", "--namespace=chatrun-system"}},
+		{"no", []string{"list", "secrets"}},
+		{"no", []string{"watch", "secrets"}},
+		{"no", []string{"create", "secrets"}},
+		{"no", []string{"create", "chatruns.chatrun.dev"}},
+		{"no", []string{"patch", "chatproviders.chatrun.dev/x"}},
+		{"no", []string{"create", "pods"}},
+	} {
+		args := append([]string{"auth", "can-i", "--as=" + account}, c.args...)
+		// can-i exits with 1 for a no, so the answer counts, not the error.
+		answer, _, _ := k.run(t, "", args...)
+		if strings.TrimSpace(answer) != c.want {
+			t.Errorf("may the manager %v? %q, want %q", c.args, answer, c.want)
+		}
+	}
+}

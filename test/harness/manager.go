@@ -1,0 +1,164 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"chatrun.dev/operator/internal/controller"
+	"chatrun.dev/operator/internal/provider"
+	"chatrun.dev/operator/internal/streamer"
+)
+
+// Manager is the operator in this process.
+type Manager struct {
+	// Stream is the URL of the stream endpoint.
+	Stream string
+
+	cancel context.CancelFunc
+	done   chan error
+	server *httptest.Server
+	caller *provider.Client
+}
+
+// StartManager runs the operator in this process, as cmd/manager wires it.
+func StartManager(ctx context.Context, cfg *rest.Config) (*Manager, error) {
+	skip := true
+	mgr, err := ctrl.NewManager(rest.CopyConfig(cfg), ctrl.Options{
+		Scheme:  Scheme(),
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		Cache:   cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		// Suites start several managers in one process.
+		Controller: config.Controller{SkipNameValidation: &skip},
+	})
+	if err != nil {
+		return nil, err
+	}
+	caller, err := provider.New(provider.Options{UserAgent: "chatrun-operator"})
+	if err != nil {
+		return nil, err
+	}
+	hub := streamer.NewHub()
+	ctx, cancel := context.WithCancel(ctx)
+	if err := controller.Setup(ctx, mgr, controller.Options{Caller: caller, Hub: hub, Worker: "test"}); err != nil {
+		cancel()
+		return nil, err
+	}
+	m := &Manager{cancel: cancel, done: make(chan error, 1), caller: caller}
+	m.server = httptest.NewUnstartedServer(streamer.NewHandler(hub, controller.Source{Cache: mgr.GetClient(), Live: mgr.GetAPIReader()}))
+	m.server.Config.BaseContext = func(net.Listener) context.Context { return ctx }
+	m.server.Start()
+	m.Stream = m.server.URL
+	go func() { m.done <- mgr.Start(ctx) }()
+	return m, nil
+}
+
+// Stop ends it, with the hand-over that a SIGTERM brings.
+func (m *Manager) Stop() error {
+	m.cancel()
+	err := <-m.done
+	m.server.Close()
+	m.caller.Close()
+	return err
+}
+
+// BuildManager builds the manager's binary into dir, and returns its path.
+func BuildManager(ctx context.Context, dir string) (string, error) {
+	binary := filepath.Join(dir, "manager")
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/manager")
+	build.Dir = Root()
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the manager: %w\n%s", err, out)
+	}
+	return binary, nil
+}
+
+// Process is the manager in a process of its own.
+type Process struct {
+	// Stream is the URL of the stream endpoint.
+	Stream string
+
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// StartProcess runs the manager's binary, with its log in a file.
+func StartProcess(binary, kubeconfig, worker, logFile string, args ...string) (*Process, error) {
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }()
+	stream, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	// The context of a test must not kill it: the tests do, in their own ways.
+	cmd := exec.CommandContext(context.Background(), binary, append([]string{
+		"--kubeconfig", kubeconfig, "--worker-name", worker, "--stream-bind-address", stream,
+		"--health-probe-bind-address", "0", "--metrics-bind-address", "0",
+	}, args...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &Process{Stream: "http://" + stream, cmd: cmd, done: make(chan struct{})}
+	go func() {
+		// The exit status of a killed process says nothing.
+		_ = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// Kill sends SIGKILL, and waits for the end.
+func (p *Process) Kill() error {
+	err := p.cmd.Process.Kill()
+	<-p.done
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
+
+// Interrupt sends SIGINT, and waits for the end, or kills after a while.
+func (p *Process) Interrupt(patience time.Duration) error {
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(patience):
+		return errors.Join(fmt.Errorf("the manager did not end within %v", patience), p.Kill())
+	}
+}
+
+// freeAddress finds a port on loopback that nobody listens on.
+func freeAddress() (string, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// StreamURL is where the stream of a run is read.
+func StreamURL(base, namespace, name string) string {
+	return base + "/v1/namespaces/" + namespace + "/chatruns/" + name + "/stream"
+}
