@@ -231,6 +231,8 @@ func TestDecide(t *testing.T) {
 		{"limit 1", facts{run: newRun(streaming(1), maxAttempts(1)), pool: pool(1, failed(1, overloaded))}, 0, want{row: 10, verb: fail, reason: "RetriesExhausted", class: chatretry.Overloaded, text: "Hel"}},
 		{"limit 2, first", facts{run: newRun(streaming(1), maxAttempts(2)), pool: pool(1, failed(1, overloaded))}, 0, want{row: 10, verb: retry, delay: time.Second, after: time.Second, class: chatretry.Overloaded, text: "Hel"}},
 		{"limit 2, second", facts{run: newRun(streaming(2), maxAttempts(2)), pool: pool(2, failed(2, overloaded))}, 0, want{row: 10, verb: fail, reason: "RetriesExhausted", class: chatretry.Overloaded, text: "Hel"}},
+		{"no policy on the object", facts{run: newRun(streaming(24), func(r *v1alpha1.ChatRun) { r.Spec.RetryPolicy = nil }), pool: pool(24, failed(24, overloaded))}, 0,
+			want{row: 10, verb: retry, delay: time.Minute, after: time.Minute, class: chatretry.Overloaded, text: "Hel"}},
 		{"no limit", facts{run: newRun(streaming(1000), maxAttempts(0)), pool: pool(1000, failed(1000, overloaded))}, 0, want{row: 10, verb: retry, delay: time.Minute, after: time.Minute, class: chatretry.Overloaded, text: "Hel"}},
 		{"hint is a floor", facts{run: newRun(streaming(1)), pool: pool(1, failed(1, hinted(7*time.Second)))}, 0, want{row: 10, verb: retry, delay: 7 * time.Second, after: 7 * time.Second, class: chatretry.RateLimited, text: "Hel"}},
 		{"hint below the back-off", facts{run: newRun(streaming(4)), pool: pool(4, failed(4, hinted(time.Second)))}, 0, want{row: 10, verb: retry, delay: 8 * time.Second, after: 8 * time.Second, class: chatretry.RateLimited, text: "Hel"}},

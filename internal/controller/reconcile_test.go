@@ -1,0 +1,260 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/events"
+	testclock "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/provider"
+	"chatrun.dev/operator/internal/streamer"
+)
+
+// caller answers each attempt with what the test sends.
+type caller struct {
+	asked  chan provider.Request
+	answer chan error
+}
+
+func (c *caller) Stream(ctx context.Context, _ provider.Endpoint, ask provider.Request, part func(provider.Part)) (provider.Result, error) {
+	c.asked <- ask
+	select {
+	case <-ctx.Done():
+		return provider.Result{}, context.Cause(ctx)
+	case err := <-c.answer:
+		if err == nil {
+			part(provider.Part{Text: "Hello"})
+		}
+		return provider.Result{FinishReason: provider.FinishStop}, err
+	}
+}
+
+func (*caller) Complete(context.Context, provider.Endpoint, provider.Request) (string, provider.Result, error) {
+	return "", provider.Result{}, errors.New("no title is asked for here")
+}
+
+// bench is a reconciler on a fake API server whose status writes a test can
+// fail, before or after they took effect.
+type bench struct {
+	r      *ChatRunReconciler
+	api    client.Client
+	caller *caller
+	nudged chan streamer.Run
+	clock  *testclock.FakePassiveClock
+	// fault, if set, is what the next status write answers; stands says whether
+	// it takes effect all the same.
+	fault  error
+	stands bool
+	writes int
+}
+
+func newBench(t *testing.T, objects ...client.Object) *bench {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{
+		caller: &caller{asked: make(chan provider.Request, 10), answer: make(chan error, 10)},
+		nudged: make(chan streamer.Run, 10), clock: testclock.NewFakePassiveClock(t0),
+	}
+	b.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
+		WithStatusSubresource(&v1alpha1.ChatRun{}, &v1alpha1.ChatProvider{}).
+		WithInterceptorFuncs(interceptor.Funcs{SubResourcePatch: b.patch}).Build()
+	hub := streamer.NewHub()
+	pool := streamer.NewPool(b.caller, hub, func(run streamer.Run) { b.nudged <- run })
+	t.Cleanup(func() {
+		if err := pool.Shutdown(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	b.r = &ChatRunReconciler{
+		client: b.api, live: b.api, caller: b.caller, hub: hub, pool: pool, providers: newQueue(),
+		recorder: events.NewFakeRecorder(100), clock: b.clock, worker: "me",
+	}
+	return b
+}
+
+func (b *bench) patch(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+	b.writes++
+	fault := b.fault
+	b.fault = nil
+	if fault == nil || b.stands {
+		// A client that never saw the answer has the object as it sent it.
+		written := o.DeepCopyObject().(client.Object)
+		if err := c.SubResource(sub).Patch(ctx, written, p, opts...); err != nil {
+			return err
+		}
+		if fault == nil {
+			if run, ok := o.(*v1alpha1.ChatRun); ok {
+				written.(*v1alpha1.ChatRun).DeepCopyInto(run)
+			}
+		}
+	}
+	return fault
+}
+
+func (b *bench) reconcile(t *testing.T) (ctrl.Result, error) {
+	t.Helper()
+	return b.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: "ns", Name: "hello"}})
+}
+
+func (b *bench) run(t *testing.T) *v1alpha1.ChatRun {
+	t.Helper()
+	run := &v1alpha1.ChatRun{}
+	if err := b.api.Get(t.Context(), client.ObjectKey{Namespace: "ns", Name: "hello"}, run); err != nil {
+		t.Fatal(err)
+	}
+	return run
+}
+
+func ready() *v1alpha1.ChatProvider {
+	p := &v1alpha1.ChatProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "fake"}}
+	p.Spec = v1alpha1.ChatProviderSpec{Type: v1alpha1.ProviderOpenAI, DefaultModel: "m"}
+	p.Status = providerStatus(p, nil, t0)
+	return p
+}
+
+func untitled(run *v1alpha1.ChatRun) { run.Spec.Title = &v1alpha1.Title{Policy: v1alpha1.TitleNone} }
+
+var (
+	lostAnswer = &url.Error{Op: "Patch", URL: "https://api", Err: context.DeadlineExceeded}
+	timeout    = apierrors.NewTimeoutError("the request did not complete", 1)
+	conflict   = apierrors.NewConflict(schema.GroupResource{Group: "chatrun.dev", Resource: "chatruns"}, "hello", errors.New("changed"))
+	broken     = apierrors.NewInternalError(errors.New("etcd has no leader"))
+	throttled  = apierrors.NewTooManyRequests("slow down", 1)
+)
+
+// TestStartAfterAWriteOfUnknownResult: an attempt is made if and only if its
+// count stands.
+func TestStartAfterAWriteOfUnknownResult(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		fault   error
+		stands  bool
+		started bool
+		err     bool
+	}{
+		{"written", nil, true, true, false},
+		{"answer lost, written", lostAnswer, true, true, false},
+		{"answer lost, not written", lostAnswer, false, false, true},
+		{"timed out, written", timeout, true, true, false},
+		{"timed out, not written", timeout, false, false, true},
+		{"server broken, not written", broken, false, false, true},
+		{"refused by conflict", conflict, false, false, false},
+		{"refused by throttle", throttled, false, false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, newRun(untitled), ready())
+			b.fault, b.stands = tc.fault, tc.stands
+			result, err := b.reconcile(t)
+			if (err != nil) != tc.err {
+				t.Fatalf("error %v", err)
+			}
+			snapshot, known := b.r.pool.Look("ns", "hello")
+			if known != tc.started || tc.started && (!snapshot.Running || snapshot.Attempt != 1) {
+				t.Errorf("pool: %v %+v", known, snapshot)
+			}
+			if counted := attemptOf(b.run(t)) == 1; counted != tc.started {
+				t.Errorf("counted %v, started %v", counted, tc.started)
+			}
+			if errors.Is(tc.fault, conflict) && result.RequeueAfter != firstConflictDelay {
+				t.Errorf("a conflict looks again after %v", result.RequeueAfter)
+			}
+			if !tc.started {
+				// Whatever was refused, the next look makes the attempt, once.
+				if _, err := b.reconcile(t); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-b.caller.asked
+			if n := attemptOf(b.run(t)); n != 1 || len(b.caller.asked) != 0 {
+				t.Errorf("attempt %d, %d more calls", n, len(b.caller.asked))
+			}
+		})
+	}
+}
+
+// TestOutcomeAfterAWriteOfUnknownResult: an outcome is recorded once, whether
+// or not we saw the answer to the write, and the pool forgets it then.
+func TestOutcomeAfterAWriteOfUnknownResult(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		outcome error
+		fault   error
+		stands  bool
+		phase   v1alpha1.Phase
+		writes  int // of the outcome, the one that failed included
+	}{
+		{"good, lost, written", nil, lostAnswer, true, v1alpha1.PhaseSucceeded, 1},
+		{"good, lost, not written", nil, lostAnswer, false, v1alpha1.PhaseSucceeded, 2},
+		{"good, conflict", nil, conflict, false, v1alpha1.PhaseSucceeded, 2},
+		{"failed, lost, written", overloaded, lostAnswer, true, v1alpha1.PhaseRetrying, 1},
+		{"failed, lost, not written", overloaded, lostAnswer, false, v1alpha1.PhaseRetrying, 2},
+		{"final, lost, written", wrongKey, lostAnswer, true, v1alpha1.PhaseFailed, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, newRun(untitled), ready())
+			if _, err := b.reconcile(t); err != nil {
+				t.Fatal(err)
+			}
+			<-b.caller.asked
+			b.caller.answer <- tc.outcome
+			<-b.nudged
+			b.writes, b.fault, b.stands = 0, tc.fault, tc.stands
+			_, first := b.reconcile(t)
+			if conflicted := errors.Is(tc.fault, conflict); (first == nil) != conflicted {
+				t.Fatalf("first look: %v", first)
+			}
+			promised := b.run(t).Status.RetryingAt
+			b.clock.SetTime(t0.Add(300 * time.Millisecond))
+			result, err := b.reconcile(t)
+			if err != nil {
+				t.Fatal(err)
+			}
+			run := b.run(t)
+			if run.Status.Phase != tc.phase || b.writes != tc.writes || attemptOf(run) != 1 {
+				t.Errorf("%s after %d writes and attempt %d, want %s after %d", run.Status.Phase, b.writes, attemptOf(run), tc.phase, tc.writes)
+			}
+			if promised != nil && !promised.Equal(run.Status.RetryingAt) {
+				t.Errorf("a promised time moved from %v to %v", promised, run.Status.RetryingAt)
+			}
+			if snapshot, known := b.r.pool.Look("ns", "hello"); known && snapshot.Outcome != nil {
+				t.Errorf("the outcome is still there: %+v, look again after %v", snapshot.Outcome, result.RequeueAfter)
+			}
+			if len(b.caller.asked) != 0 {
+				t.Error("asked again")
+			}
+		})
+	}
+}
+
+func TestDefinite(t *testing.T) {
+	for err, want := range map[error]bool{
+		conflict: true, throttled: true, timeout: false, broken: false, lostAnswer: false,
+		apierrors.NewNotFound(schema.GroupResource{}, "x"):                                                          true,
+		apierrors.NewServerTimeout(schema.GroupResource{}, "patch", 1):                                              false,
+		apierrors.NewGenericServerResponse(http.StatusGatewayTimeout, "", schema.GroupResource{}, "", "", 0, false): false,
+	} {
+		if got := definite(err); got != want {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+}
