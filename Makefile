@@ -1,0 +1,101 @@
+# `make` lists what there is. Go and make are all that it needs; the tools are
+# built from hack/tools/go.mod and stay in Go's build cache.
+
+# The image that `make deploy` runs, for example IMG=registry.example/chatrun-operator:v1.
+IMG ?=
+# Flags for `go test`, for example TESTFLAGS='-run TestDelay -count=1'.
+TESTFLAGS ?=
+# How long `make fuzz` gives each fuzz test, and what `make bench` measures.
+FUZZTIME ?= 10s
+BENCH ?= .
+# The kubectl that install, deploy and their kin use, with your own kubeconfig.
+# Without one on the PATH it is the control plane's.
+KUBECTL ?= $(shell command -v kubectl 2>/dev/null)
+
+TOOL := go tool -modfile=hack/tools/go.mod
+# The directory of etcd, kube-apiserver and kubectl. The first time on a machine
+# this fetches or builds them.
+WITH_ASSETS = KUBEBUILDER_ASSETS="$$(go run ./hack/assets)" && export KUBEBUILDER_ASSETS &&
+WITH_KUBECTL = kubectl="$(KUBECTL)"; if [ -z "$$kubectl" ]; then $(WITH_ASSETS) kubectl="$$KUBEBUILDER_ASSETS/kubectl"; fi &&
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## Say what there is.
+	@echo 'ChatRun operator. Usage: make TARGET'
+	@awk '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { split($$0, part, /:.*## /); printf "  %-14s %s\n", part[1], part[2] }' Makefile
+
+##@ See it work
+
+.PHONY: demo dev
+demo: ## Run a chat end to end on this machine, failures and retries included.
+	@$(WITH_ASSETS) go build -trimpath -o bin/demo ./hack/demo && exec bin/demo
+
+dev: ## The same, and stay up for your own kubectl until Ctrl-C.
+	@$(WITH_ASSETS) go build -trimpath -o bin/demo ./hack/demo && exec bin/demo -stay
+
+##@ Develop
+
+.PHONY: build run test test-oracle fuzz bench
+build: ## Build the manager into bin/.
+	go build -trimpath -o bin/manager ./cmd/manager
+
+run: ## Run the manager against your kubeconfig (after: make install).
+	go run ./cmd/manager
+
+test: ## Run all tests and say how many ran. TESTFLAGS=… goes to go test.
+	@$(WITH_ASSETS) hack/test.sh $(TESTFLAGS)
+
+test-oracle: ## Run only the comparison with the vendors' own libraries.
+	@MODULES=test/oracle hack/test.sh $(TESTFLAGS)
+
+fuzz: ## Run each fuzz test for FUZZTIME (10s).
+	@hack/fuzz.sh $(FUZZTIME)
+
+bench: ## Run the benchmarks that BENCH matches (all).
+	@$(WITH_ASSETS) go test -run='^$$' -bench='$(BENCH)' -benchmem ./...
+
+##@ Before you commit
+
+.PHONY: generate manifests fmt lint verify
+generate: ## Write the deep copies of api/.
+	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
+
+manifests: ## Write the CRDs and the manager's role from api/ and the markers in the code.
+	$(TOOL) controller-gen crd paths=./api/... output:crd:artifacts:config=config/crd/bases
+	$(TOOL) controller-gen rbac:roleName=manager-role paths='./internal/...;./cmd/...' output:rbac:artifacts:config=config/rbac
+
+fmt: ## Format all Go code.
+	@hack/lint.sh fmt
+
+lint: ## Lint every module that has code.
+	@hack/lint.sh run
+
+verify: ## Check that generated code, format, lint and go.mod files are in order. Edits nothing.
+	@hack/verify.sh
+
+##@ Use a cluster (your kubeconfig's)
+
+.PHONY: install uninstall deploy undeploy
+install: ## Install the CRDs.
+	@$(WITH_KUBECTL) "$$kubectl" apply --server-side -k config/crd
+
+uninstall: ## Remove the CRDs, and with them every ChatRun and ChatProvider.
+	@$(WITH_KUBECTL) "$$kubectl" delete --ignore-not-found -k config/crd
+
+deploy: ## Install CRDs, roles and the manager; needs IMG=… that your cluster can pull.
+	@test -n '$(IMG)' || { echo 'make deploy needs an image: make deploy IMG=registry.example/chatrun-operator:v1' >&2; exit 1; }
+	@$(WITH_KUBECTL) "$$kubectl" kustomize config/default | sed 's|image: chatrun-operator:latest|image: $(IMG)|' | \
+		"$$kubectl" apply --server-side -f -
+
+undeploy: ## Remove what deploy installed, with every ChatRun and ChatProvider.
+	@$(WITH_KUBECTL) "$$kubectl" delete --ignore-not-found -k config/default
+
+##@ Housekeeping
+
+.PHONY: controlplane clean
+controlplane: ## Print where etcd, kube-apiserver and kubectl are; get them if need be.
+	@go run ./hack/assets
+
+clean: ## Remove what was built in this clone. The control plane stays.
+	rm -rf bin .demo

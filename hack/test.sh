@@ -1,0 +1,44 @@
+#!/bin/sh
+# Copyright The ChatRun Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# Runs the tests of every module in MODULES, with the race detector where there
+# is a C compiler, and ends by saying how many ran. Arguments go to `go test`.
+set -eu
+cd "$(dirname "$0")/.."
+root=$(pwd)
+
+# Modules that have tests; those that pin tools have none.
+modules=${MODULES-". test/oracle"}
+
+race=-race
+if [ "$(go env CGO_ENABLED)" != 1 ] ||
+	! echo 'int main(void) { return 0; }' | $(go env CC) -x c -o /dev/null - 2>/dev/null; then
+	race=
+	echo 'test: no working C compiler, so without the race detector' >&2
+fi
+
+events=$(mktemp -d)
+trap 'rm -rf "$events"' EXIT
+failed=
+for module in $modules; do
+	echo "test: module $module" >&2
+	# Each package has 15 minutes: the suites that run a control plane share its
+	# machine with everything else.
+	(cd "$root/$module" && go tool -modfile="$root/hack/tools/go.mod" gotestsum --format=pkgname --hide-summary=skipped \
+		--jsonfile="$events/tests$(echo "$module" | tr ./ __).json" -- $race -timeout=15m "$@" ./...) || failed="$failed $module"
+done
+
+# Of each test there is one of these events; those of packages name no test.
+count() {
+	cat "$events"/*.json 2>/dev/null | grep '"Test":' | grep -c "\"Action\":\"$1\"" || true
+}
+passed=$(count pass) broken=$(count fail) skipped=$(count skip)
+if [ -n "$failed" ]; then
+	echo "test: failed in:$failed" >&2
+elif [ "$passed" -eq 0 ]; then
+	echo 'test: no test ran' >&2
+	failed=none
+fi
+echo "$passed passed, $broken failed, $skipped skipped"
+[ -z "$failed" ]
