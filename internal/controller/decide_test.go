@@ -32,7 +32,7 @@ func newRun(options ...runOption) *v1alpha1.ChatRun {
 		Spec: v1alpha1.ChatRunSpec{
 			ProviderRef: v1alpha1.ProviderReference{Name: "fake"},
 			Prompt:      "Hi",
-			RetryPolicy: &v1alpha1.RetryPolicy{MaxAttempts: ptr(int32(25)), InitialDelayMs: ptr(int64(1000)), MaxDelayMs: ptr(int64(60000))},
+			RetryPolicy: &v1alpha1.RetryPolicy{MaxAttempts: new(int32(25)), InitialDelayMs: new(int64(1000)), MaxDelayMs: new(int64(60000))},
 		},
 		Status: v1alpha1.ChatRunStatus{Phase: v1alpha1.PhasePending},
 	}
@@ -41,8 +41,6 @@ func newRun(options ...runOption) *v1alpha1.ChatRun {
 	}
 	return run
 }
-
-func ptr[T any](v T) *T { return &v }
 
 // streaming has attempt n under way, started by this worker at t0.
 func streaming(n int32) runOption {
@@ -92,7 +90,7 @@ func ttl(s int32) runOption {
 	return func(run *v1alpha1.ChatRun) { run.Spec.TTLSecondsAfterFinished = &s }
 }
 
-func deleting(run *v1alpha1.ChatRun) { run.DeletionTimestamp = ptr(metav1.NewTime(t0)) }
+func deleting(run *v1alpha1.ChatRun) { run.DeletionTimestamp = new(metav1.NewTime(t0)) }
 
 var (
 	overloaded = &chatretry.Failure{Class: chatretry.Overloaded, Message: "the provider is overloaded"}

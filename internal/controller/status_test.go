@@ -103,7 +103,7 @@ func TestNextStatus(t *testing.T) {
 			phase: "Suspended", succeeded: "Unknown", reason: "Suspended", attempt: 1, worker: "me", completed: -1, isSuspended: true}},
 		{"suspend twice changes nothing", newRun(streaming(1), suspendedAt(t0)), decision{verb: suspend}, time.Minute, told{
 			phase: "Suspended", succeeded: "Unknown", reason: "Suspended", attempt: 1, worker: "me", completed: -1, isSuspended: true}},
-		{"resume by a start adds up", newRun(streaming(1), suspendedAt(t0.Add(time.Second)), func(r *v1alpha1.ChatRun) { r.Status.SuspendedMs = ptr(int64(500)) }),
+		{"resume by a start adds up", newRun(streaming(1), suspendedAt(t0.Add(time.Second)), func(r *v1alpha1.ChatRun) { r.Status.SuspendedMs = new(int64(500)) }),
 			decision{verb: start, attempt: 2}, 3 * time.Second, told{
 				phase: "Streaming", succeeded: "Unknown", reason: "Streaming", attempt: 2, worker: "me", completed: -1, suspendedMs: 2500}},
 		{"resume before the first attempt counts nothing", newRun(suspendedAt(t0)), decision{verb: start, attempt: 1}, time.Minute, told{
@@ -229,7 +229,7 @@ func TestEveryFinalClassIsAReason(t *testing.T) {
 func TestProviderStatus(t *testing.T) {
 	p := &v1alpha1.ChatProvider{}
 	p.Generation = 3
-	p.Spec.Limits = &v1alpha1.ProviderLimits{MaxConcurrentStreams: ptr(int32(2))}
+	p.Spec.Limits = &v1alpha1.ProviderLimits{MaxConcurrentStreams: new(int32(2))}
 	p.Status = providerStatus(p, &providerProblem{v1alpha1.ReasonSecretNotFound, "make it"}, t0)
 	ready := providerReady(p)
 	if isTrue(ready) || ready.Reason != "SecretNotFound" || ready.ObservedGeneration != 3 {
@@ -287,7 +287,7 @@ func TestTitlePrompt(t *testing.T) {
 func TestRequestTranslation(t *testing.T) {
 	run := newRun(func(r *v1alpha1.ChatRun) {
 		r.Spec.System = "be brief"
-		r.Spec.Parameters = &v1alpha1.Parameters{Temperature: "0.7", TopP: "0.9", MaxOutputTokens: ptr(int32(9)), Stop: []string{"END"}}
+		r.Spec.Parameters = &v1alpha1.Parameters{Temperature: "0.7", TopP: "0.9", MaxOutputTokens: new(int32(9)), Stop: []string{"END"}}
 	})
 	got := request(run, "m")
 	if got.Model != "m" || got.Temperature != "0.7" || got.TopP != "0.9" || got.MaxOutputTokens != 9 || !slices.Equal(got.Stop, []string{"END"}) ||
@@ -299,13 +299,13 @@ func TestRequestTranslation(t *testing.T) {
 func TestConflicts(t *testing.T) {
 	var c conflicts
 	name := types.NamespacedName{Namespace: "ns", Name: "a"}
-	want := []time.Duration{10, 20, 40, 80, 160, 320, 640, 1000, 1000}
-	for i, ms := range want {
+	for i, ms := range []int{10, 20, 40, 80, 160, 320, 640, 1000, 1000} {
+		want := time.Duration(ms) * time.Millisecond
 		if live := c.wantLive(name); live != (i >= liveAfterConflicts) {
 			t.Errorf("after %d conflicts live is %v", i, live)
 		}
-		if got := c.again(name); got != ms*time.Millisecond {
-			t.Errorf("conflict %d waits %v, want %v", i+1, got, ms*time.Millisecond)
+		if got := c.again(name); got != want {
+			t.Errorf("conflict %d waits %v, want %v", i+1, got, want)
 		}
 	}
 	c.forget(name)

@@ -30,7 +30,7 @@ func TestCursor(t *testing.T) {
 			t.Errorf("%q is %v", s, c)
 		}
 	}
-	if newEpoch() == newEpoch() {
+	if first, second := newEpoch(), newEpoch(); first == second {
 		t.Error("two logs have one epoch")
 	}
 }

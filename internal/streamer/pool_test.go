@@ -204,7 +204,7 @@ func TestOutcome(t *testing.T) {
 				if s.Running || o == nil || p.count() != 1 {
 					t.Fatalf("running %t, outcome %v, %d nudges", s.Running, o, p.count())
 				}
-				if o.Good() != test.good || o.Cause != test.cause || o.Text != test.text || o.Bytes != int64(len(test.text)) {
+				if o.Good() != test.good || !errors.Is(o.Cause, test.cause) || o.Text != test.text || o.Bytes != int64(len(test.text)) {
 					t.Errorf("got %+v", o)
 				}
 				if (o.FinishReason != "") != test.good || o.FirstPart.IsZero() != (test.text == "") {
@@ -230,7 +230,7 @@ func TestStartRefuses(t *testing.T) {
 		p := newPool(t, func(ctx context.Context, _ func(provider.Part)) (provider.Result, error) { return until(ctx) })
 		want := func(err error, a Attempt) {
 			t.Helper()
-			if got := p.Start(a); got != err {
+			if got := p.Start(a); !errors.Is(got, err) {
 				t.Errorf("got %v, want %v", got, err)
 			}
 		}
@@ -256,7 +256,7 @@ func TestStartRefuses(t *testing.T) {
 		if err := p.Shutdown(t.Context()); err != nil || p.Accepting() {
 			t.Errorf("shutdown: %v, accepting %t", err, p.Accepting())
 		}
-		if s := p.look(t); s.Outcome == nil || s.Outcome.Cause != ErrShutdown {
+		if s := p.look(t); s.Outcome == nil || !errors.Is(s.Outcome.Cause, ErrShutdown) {
 			t.Errorf("after Shutdown: %+v", s)
 		}
 		want(ErrNotAccepting, Attempt{Run: hello, Number: 4})
@@ -352,7 +352,7 @@ func TestManyRuns(t *testing.T) {
 		run := Run{fmt.Sprint("uid-", i), "default", fmt.Sprint("run-", i%50)}
 		work.Go(func() {
 			p.hub.Begin(run, statusOf(run, "Streaming", 1))
-			if err := p.Start(Attempt{Run: run, Number: 1, IdleTimeout: time.Hour}); err != nil && err != ErrNameHeld {
+			if err := p.Start(Attempt{Run: run, Number: 1, IdleTimeout: time.Hour}); err != nil && !errors.Is(err, ErrNameHeld) {
 				t.Error(err)
 			}
 		})

@@ -28,7 +28,7 @@ func TestHeartbeat(t *testing.T) {
 		answer, conn := listener.get(t, "")
 		defer conn.Close()
 		began := time.Now()
-		if answer.StatusCode != 200 || answer.Header.Get("Content-Type") != "text/event-stream" {
+		if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Type") != "text/event-stream" {
 			t.Fatalf("%s %v", answer.Status, answer.Header)
 		}
 		go func() {

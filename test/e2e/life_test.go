@@ -214,7 +214,7 @@ var _ = Describe("A TTL", func() {
 		w := newWorld(ctx, chattest.Always(chattest.Answer("short")))
 		startManager(ctx)
 		w.readyProvider(ctx)
-		run := w.run(ctx, "gone", func(r *v1alpha1.ChatRun) { r.Spec.TTLSecondsAfterFinished = ptr(int32(1)) })
+		run := w.run(ctx, "gone", func(r *v1alpha1.ChatRun) { r.Spec.TTLSecondsAfterFinished = new(int32(1)) })
 		Eventually(ctx, func() bool {
 			return apierrors.IsNotFound(plane.Client.Get(ctx, client.ObjectKeyFromObject(run), &v1alpha1.ChatRun{}))
 		}).Should(BeTrue())

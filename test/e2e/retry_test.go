@@ -41,7 +41,7 @@ var _ = Describe("Retrying", func() {
 			Expect(got.Status.DelayMs).To(BeNil())
 			Expect(got.Status.RetryingAt).To(BeNil())
 			Expect(got.Status.FinishReason).To(Equal(v1alpha1.FinishStop))
-			Expect(*got.Status.Usage).To(Equal(v1alpha1.Usage{InputTokens: ptr(int64(7)), OutputTokens: ptr(int64(3))}))
+			Expect(*got.Status.Usage).To(Equal(v1alpha1.Usage{InputTokens: new(int64(7)), OutputTokens: new(int64(3))}))
 			Expect(got.Status.CompletionTime.Sub(got.Status.StartTime.Time)).To(BeNumerically(">=", 3*time.Second))
 			Eventually(ctx, func() []line { return seen.lines("hello") }).Should(Equal([]line{
 				{Phase: v1alpha1.PhasePending},
@@ -187,7 +187,7 @@ var _ = Describe("Retrying", func() {
 		})
 		startManager(ctx)
 		w.readyProvider(ctx)
-		idle := func(r *v1alpha1.ChatRun) { r.Spec.StreamIdleTimeoutSeconds = ptr(int32(1)) }
+		idle := func(r *v1alpha1.ChatRun) { r.Spec.StreamIdleTimeoutSeconds = new(int32(1)) }
 		drip := w.run(ctx, "drip", idle)
 		silent := []*v1alpha1.ChatRun{w.run(ctx, "mute", idle), w.run(ctx, "stall", idle), w.run(ctx, "alive", idle)}
 		for _, run := range silent {
@@ -259,7 +259,7 @@ func poke(ctx context.Context, run *v1alpha1.ChatRun) {
 		}
 		stamp := time.Now().UTC().Format("150405.000000000")
 		read.Labels["poke"], read.Annotations["poke"] = stamp, stamp
-		read.Spec.TTLSecondsAfterFinished = ptr(int32(3600 + time.Now().Nanosecond()%1000))
+		read.Spec.TTLSecondsAfterFinished = new(int32(3600 + time.Now().Nanosecond()%1000))
 		return plane.Client.Update(ctx, read)
 	}).Should(Succeed())
 }

@@ -131,7 +131,7 @@ func newRun(namespace, name string, change ...func(*v1alpha1.ChatRun)) *v1alpha1
 		Spec: v1alpha1.ChatRunSpec{
 			ProviderRef: v1alpha1.ProviderReference{Name: "fake"},
 			Prompt:      "question of " + name,
-			RetryPolicy: &v1alpha1.RetryPolicy{InitialDelayMs: ptr(int64(20)), MaxDelayMs: ptr(int64(200))},
+			RetryPolicy: &v1alpha1.RetryPolicy{InitialDelayMs: new(int64(20)), MaxDelayMs: new(int64(200))},
 			Title:       &v1alpha1.Title{Policy: v1alpha1.TitleNone},
 		},
 	}
@@ -308,5 +308,3 @@ func firstPart(ctx context.Context, base string, run *v1alpha1.ChatRun) {
 	})
 	Expect(came).To(BeTrue(), "no part came")
 }
-
-func ptr[T any](v T) *T { return &v }

@@ -97,7 +97,7 @@ func openAILibrary(client *http.Client) caller {
 			MaxTokens:     openai.Int(ask.MaxOutputTokens),
 			StreamOptions: openai.ChatCompletionStreamOptionsParam{IncludeUsage: openai.Bool(true)},
 		})
-		defer stream.Close() //nolint:errcheck // It says nothing that Err does not.
+		defer stream.Close()
 		var got outcome
 		for stream.Next() {
 			chunk := stream.Current()
@@ -123,7 +123,7 @@ func anthropicLibrary(client *http.Client) caller {
 			System:    []anthropic.TextBlockParam{{Text: system}},
 			Messages:  []anthropic.MessageParam{anthropic.NewUserMessage(anthropic.NewTextBlock(prompt))},
 		})
-		defer stream.Close() //nolint:errcheck // It says nothing that Err does not.
+		defer stream.Close()
 		var message anthropic.Message
 		var failed error
 		for stream.Next() {
