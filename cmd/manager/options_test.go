@@ -1,0 +1,80 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		args []string
+		err  string // part of it, "" for none
+	}{
+		{"defaults", nil, ""},
+		{"everything", []string{"--leader-elect", "--stream-bind-address", "127.0.0.1:0", "--health-probe-bind-address", ":8081",
+			"--worker-name", "w", "--deny-provider-cidrs", "10.0.0.0/8", "--egress-proxy", "http://proxy:3128", "--zap-log-level", "debug"}, ""},
+		{"off", []string{"--stream-bind-address", "0", "--metrics-bind-address", "0", "--health-probe-bind-address", "0"}, ""},
+		{"no port", []string{"--stream-bind-address", "localhost"}, "--stream-bind-address"},
+		{"no port for probes", []string{"--health-probe-bind-address", "here"}, "--health-probe-bind-address"},
+		{"unknown flag", []string{"--leader"}, "not defined"},
+		{"an argument", []string{"run"}, `unexpected argument "run"`},
+		{"bad duration", []string{"--provider-header-timeout", "soon"}, "invalid value"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			o, err := parse(tc.args)
+			switch {
+			case tc.err == "" && (err != nil || o == nil || o.worker == ""):
+				t.Errorf("%+v, %v", o, err)
+			case tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)):
+				t.Errorf("error %v, want one that says %q", err, tc.err)
+			}
+		})
+	}
+}
+
+func TestHelpIsNoError(t *testing.T) {
+	if o, err := parse([]string{"--help"}); o != nil || err != nil {
+		t.Errorf("%v, %v", o, err)
+	}
+}
+
+func TestList(t *testing.T) {
+	for in, want := range map[string][]string{"": nil, " , ": nil, "a": {"a"}, " a, b ,,c ": {"a", "b", "c"}} {
+		if got := list(in); !slices.Equal(got, want) {
+			t.Errorf("list(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestRestConfigHasNoThrottleOfItsOwn(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	kubeconfig := `{"apiVersion":"v1","kind":"Config","current-context":"c",
+		"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],
+		"clusters":[{"name":"c","cluster":{"server":"https://127.0.0.1:1"}}],"users":[{"name":"u"}]}`
+	if err := os.WriteFile(file, []byte(kubeconfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := (&options{kubeconfig: file}).restConfig()
+	if err != nil || cfg.QPS >= 0 || cfg.Host != "https://127.0.0.1:1" {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	if _, err := (&options{kubeconfig: file + ".missing"}).restConfig(); err == nil {
+		t.Error("a kubeconfig that is missing was found")
+	}
+}
+
+// TestRunSaysWhatIsWrong goes through the whole program as far as it gets
+// without a cluster.
+func TestRunSaysWhatIsWrong(t *testing.T) {
+	err := run(t.Context(), []string{"--kubeconfig", filepath.Join(t.TempDir(), "missing")})
+	if err == nil || !strings.Contains(err.Error(), "finding the API server") {
+		t.Errorf("error %v", err)
+	}
+}
