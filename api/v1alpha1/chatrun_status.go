@@ -136,13 +136,13 @@ type ChatRunStatus struct {
 	Attempt *int32 `json:"attempt,omitempty"`
 
 	// delayMs is the wait before the next attempt, in milliseconds. It is there
-	// only while the run waits for it.
+	// while the run waits, also if it is suspended in that wait.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	DelayMs *int64 `json:"delayMs,omitempty"`
 
 	// retryingAt is when that wait ends and the next attempt is made. It is there
-	// only while the run waits for it.
+	// while the run waits, also if it is suspended in that wait.
 	// +optional
 	RetryingAt *metav1.MicroTime `json:"retryingAt,omitempty"`
 

@@ -283,6 +283,7 @@ type Title struct {
 // +kubebuilder:printcolumn:name="Attempt",type=integer,JSONPath=`.status.attempt`
 // +kubebuilder:printcolumn:name="Retrying-At",type=string,JSONPath=`.status.retryingAt`,description="When the wait before the next attempt ends."
 // +kubebuilder:printcolumn:name="Last-Error",type=string,JSONPath=`.status.lastErrorReason`,description="The class of the last failure; status.lastError says more."
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Succeeded")].reason`,priority=1,description="Why the run stands where it does; the condition's message says more."
 // +kubebuilder:printcolumn:name="Delay-Ms",type=integer,JSONPath=`.status.delayMs`,priority=1
 // +kubebuilder:printcolumn:name="Tokens",type=integer,JSONPath=`.status.usage.outputTokens`,priority=1
 // +kubebuilder:printcolumn:name="Title",type=string,JSONPath=`.metadata.annotations.chatrun\.dev/title`,priority=1

@@ -18,6 +18,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 )
 
+// off is the address of a server that is not wanted.
+const off = "0"
+
 // options are the flags.
 type options struct {
 	kubeconfig     string
@@ -41,10 +44,10 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "",
 		"Path to a kubeconfig. Empty: $KUBECONFIG, then the ServiceAccount of the pod, then ~/.kube/config.")
 	fs.BoolVar(&o.leaderElect, "leader-elect", false,
-		"Act only while holding the leader's Lease, so that no two managers do.")
+		"Act only while holding the leader's Lease. A second manager without it takes the first one's attempts for lost.")
 	fs.StringVar(&o.leaderElectNS, "leader-election-namespace", "",
 		"Namespace of the leader's Lease. Empty: the pod's own.")
-	fs.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "Address of /healthz and /readyz; 0 is off.")
+	fs.StringVar(&o.healthAddress, "health-probe-bind-address", "127.0.0.1:8081", "Address of /healthz and /readyz; 0 is off.")
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "Address of /metrics; 0 is off.")
 	fs.StringVar(&o.streamAddress, "stream-bind-address", "127.0.0.1:8090",
 		"Address of the stream endpoint; 0 is off. It does not authenticate its readers in this version: keep it on loopback.")
@@ -71,15 +74,25 @@ func parse(args []string) (*options, error) {
 	return o, o.complete()
 }
 
+// maxWorkerName is the schema's bound of status.worker.
+const maxWorkerName = 253
+
 // complete checks what flag parsing cannot, and fills in the worker's name.
 func (o *options) complete() error {
-	for name, address := range map[string]string{"stream-bind-address": o.streamAddress, "health-probe-bind-address": o.healthAddress, "metrics-bind-address": o.metricsAddress} {
-		if address == "" || address == "0" {
+	for name, address := range map[string]*string{
+		"stream-bind-address": &o.streamAddress, "health-probe-bind-address": &o.healthAddress, "metrics-bind-address": &o.metricsAddress,
+	} {
+		if *address == "" || *address == off {
+			// For an empty one the metrics server would open a port to everybody.
+			*address = off
 			continue
 		}
-		if _, _, err := net.SplitHostPort(address); err != nil {
+		if _, _, err := net.SplitHostPort(*address); err != nil {
 			return fmt.Errorf("--%s: %w", name, err)
 		}
+	}
+	if o.headerTimeout < 0 {
+		return errors.New("--provider-header-timeout must not be negative")
 	}
 	if o.worker == "" {
 		host, err := os.Hostname()
@@ -87,6 +100,9 @@ func (o *options) complete() error {
 			return fmt.Errorf("finding a name for this worker, give --worker-name: %w", err)
 		}
 		o.worker = host
+	}
+	if len(o.worker) > maxWorkerName {
+		return fmt.Errorf("--worker-name must have at most %d characters", maxWorkerName)
 	}
 	return nil
 }

@@ -32,6 +32,8 @@ const (
 	// before it is answered.
 	streamHeaderTimeout = 10 * time.Second
 	streamHeaderBytes   = 32 << 10
+	// streamIdle ends connections between two requests.
+	streamIdle = 2 * time.Minute
 	// streamGrace is for readers to read what is written already, at shutdown.
 	streamGrace = 2 * time.Second
 )
@@ -74,7 +76,7 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 	if err := controller.Setup(ctx, mgr, controller.Options{Caller: caller, Hub: hub, Worker: o.worker}); err != nil {
 		return err
 	}
-	if o.streamAddress != "" && o.streamAddress != "0" {
+	if o.streamAddress != off {
 		source := controller.Source{Cache: mgr.GetClient(), Live: mgr.GetAPIReader()}
 		if err := mgr.Add(&streamServer{address: o.streamAddress, handler: streamer.NewHandler(hub, source)}); err != nil {
 			return err
@@ -111,6 +113,7 @@ func (s *streamServer) Start(ctx context.Context) error {
 		Handler:           s.handler,
 		ReadHeaderTimeout: streamHeaderTimeout,
 		MaxHeaderBytes:    streamHeaderBytes,
+		IdleTimeout:       streamIdle,
 		// The handler ends its streams when this context does.
 		BaseContext: func(net.Listener) context.Context { return readers },
 	}

@@ -29,13 +29,20 @@ const defaultStreamIdle = 600
 const secretRetry = 5 * time.Second
 
 // observe gathers the facts. A run that is gone is a fact, not an error.
-func (r *ChatRunReconciler) observe(ctx context.Context, reader client.Reader, key types.NamespacedName) (facts, error) {
-	f := facts{stopping: !r.pool.Accepting()}
+func (r *ChatRunReconciler) observe(ctx context.Context, key types.NamespacedName) (facts, error) {
+	f := facts{key: key}
+	debt, live := r.doubts.of(key)
+	reader := client.Reader(r.client)
+	if live {
+		reader = r.live
+	}
 	// The pool first: an outcome that comes after this look nudges again, while
 	// one that came before it is never met with an older status than its own.
+	// Whether it stops comes after: an attempt that the stop ended tells of it.
 	if snapshot, ok := r.pool.Look(key.Namespace, key.Name); ok {
 		f.pool = &snapshot
 	}
+	f.stopping = !r.pool.Accepting()
 	run := &v1alpha1.ChatRun{}
 	switch err := reader.Get(ctx, key, run); {
 	case apierrors.IsNotFound(err):
@@ -44,6 +51,7 @@ func (r *ChatRunReconciler) observe(ctx context.Context, reader client.Reader, k
 		return f, fmt.Errorf("reading the run: %w", err)
 	}
 	f.run = run
+	f.owed = debt.uid == run.UID && debt.attempt == attemptOf(run) && run.Status.Worker == r.worker
 	if isFinished(run) {
 		return f, nil
 	}
@@ -68,7 +76,8 @@ func (r *ChatRunReconciler) provider(ctx context.Context, run *v1alpha1.ChatRun)
 	}
 	ready := providerReady(p)
 	switch {
-	case ready == nil:
+	case ready == nil || ready.ObservedGeneration != p.Generation:
+		// Nobody has judged this spec yet. That takes a moment, and writes.
 		return nil, &waitReason{}, nil
 	case !isTrue(ready):
 		return nil, notReady(providerNotReadyMessage(name, ready.Message)), nil
@@ -82,7 +91,8 @@ func notReady(message string) *waitReason {
 	return &waitReason{reason: v1alpha1.ReasonProviderNotReady, message: message}
 }
 
-// start counts an attempt, and makes it if the count stands.
+// start counts an attempt, and makes it if the count stands. One that is owed
+// is counted already.
 func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision) (time.Duration, error) {
 	p, wait, err := r.provider(ctx, f.run)
 	if err != nil {
@@ -96,27 +106,24 @@ func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision) (tim
 		}
 	}
 	if wait != nil {
-		f.wait = wait
+		f.wait, f.owed = wait, false
 		d = decide(f, r.clock.Now())
 		return d.after, r.record(ctx, f, d)
 	}
 	attempt := r.attempt(f, p, to, d.attempt)
-	next := nextStatus(f.run, d, actor{worker: r.worker, model: attempt.Request.Model}, r.clock.Now())
-	if _, err := r.persist(ctx, f.run, next); err != nil {
-		if definite(err) {
+	if d.attempt != attemptOf(f.run) {
+		next := nextStatus(f.run, d, actor{worker: r.worker, model: attempt.Request.Model}, r.clock.Now())
+		if _, err := r.persist(ctx, f.run, next); err != nil {
+			if !refused(err) {
+				r.doubts.owe(f.key, owed{uid: f.run.UID, attempt: d.attempt})
+			}
 			return 0, err
-		}
-		stands, liveErr := r.counted(ctx, f.run, d.attempt)
-		if liveErr != nil || !stands {
-			return 0, errors.Join(err, liveErr)
 		}
 	}
 	r.hub.Begin(attempt.Run, streamStatus(f.run))
 	if err := r.pool.Start(attempt); err != nil {
-		// We shut down since we looked. The attempt is counted and not made: the
-		// next look, here or by the next manager, finds a worker lost.
-		log.FromContext(ctx).Info("attempt not made", "cause", err)
-		return time.Nanosecond, nil
+		r.doubts.owe(f.key, owed{uid: f.run.UID, attempt: d.attempt})
+		return 0, fmt.Errorf("starting attempt %d: %w", d.attempt, err)
 	}
 	log.FromContext(ctx).V(1).Info("attempt started", "attempt", d.attempt, "model", attempt.Request.Model)
 	return untilDeadline(f.run, r.clock.Now()), nil
@@ -137,29 +144,16 @@ func (r *ChatRunReconciler) endpoint(ctx context.Context, p *v1alpha1.ChatProvid
 	return endpointOf(p, key), nil, nil
 }
 
-// counted reads past the cache whether a write whose answer is unknown stands:
-// if the attempt is counted and ours, it must be made. run is then the object
-// as it stands.
-func (r *ChatRunReconciler) counted(ctx context.Context, run *v1alpha1.ChatRun, attempt int32) (bool, error) {
-	read := &v1alpha1.ChatRun{}
-	if err := r.live.Get(ctx, client.ObjectKeyFromObject(run), read); err != nil {
-		return false, fmt.Errorf("reading the run after a write of unknown result: %w", err)
-	}
-	stands := read.UID == run.UID && attemptOf(read) == attempt && read.Status.Worker == r.worker && isStreaming(read)
-	if stands {
-		*run = *read
-	}
-	return stands, nil
-}
-
-// definite says whether an error means that the API server did not write.
-func definite(err error) bool {
+// refused says whether an error means that the API server did not write. A
+// conflict does not: client-go sends a write again by itself after some
+// answers, and the second try then meets the first.
+func refused(err error) bool {
 	status := apierrors.APIStatus(nil)
 	if !errors.As(err, &status) {
 		return false
 	}
 	code := status.Status().Code
-	return code >= 400 && code < 500 && !apierrors.IsTimeout(err)
+	return code >= 400 && code < 500 && !apierrors.IsTimeout(err) && !apierrors.IsConflict(err)
 }
 
 // attempt is the call that a run asks for.

@@ -73,10 +73,13 @@ type providerProblem struct{ reason, message string }
 // providerStatus computes the status: a pure function.
 func providerStatus(p *v1alpha1.ChatProvider, problem *providerProblem, now time.Time) v1alpha1.ChatProviderStatus {
 	s := *p.Status.DeepCopy()
-	s.ObservedGeneration = &p.Generation
+	s.ObservedGeneration = new(p.Generation)
 	ready := metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAccepted, Message: acceptedMessage,
 		ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(now),
+	}
+	if p.Spec.Credentials == nil {
+		ready.Message = acceptedNoKey
 	}
 	if problem != nil {
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, problem.reason, problem.message

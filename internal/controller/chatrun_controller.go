@@ -7,6 +7,8 @@ package controller
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -51,35 +53,38 @@ type ChatRunReconciler struct {
 	// worker is our name, as it stands in status.worker.
 	worker string
 
-	conflicts conflicts
+	doubts doubts
 }
+
+// errTooOld says that the cache shows less than we know to be there.
+var errTooOld = errors.New("the cache is older than what was read past it")
 
 // Reconcile brings one run a step further.
 func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	reader := client.Reader(r.client)
-	if r.conflicts.wantLive(req.NamespacedName) {
-		reader = r.live
-	}
-	f, err := r.observe(ctx, reader, req.NamespacedName)
+	f, err := r.observe(ctx, req.NamespacedName)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
 	d := decide(f, r.clock.Now())
 	after, err := r.carryOut(ctx, f, d)
 	if err == nil && d.verb != drop && d.verb != expire {
-		err = r.writeTitle(ctx, f)
+		after, err = r.handTitle(ctx, f, d, after)
 	}
 	switch {
-	case apierrors.IsConflict(err):
+	case apierrors.IsConflict(err), errors.Is(err, errTooOld):
 		// We read too early. Nothing was started: read again and decide again.
-		return ctrl.Result{RequeueAfter: r.conflicts.again(req.NamespacedName)}, nil
+		return ctrl.Result{RequeueAfter: r.doubts.conflict(req.NamespacedName)}, nil
+	case errors.Is(err, streamer.ErrNotAccepting):
+		// We shut down since we looked. The attempt is counted, and owed.
+		return ctrl.Result{RequeueAfter: time.Nanosecond}, nil
 	case apierrors.IsNotFound(err):
 		// The object went between the read and the write; its event follows.
+		r.doubts.clear(req.NamespacedName)
 		return ctrl.Result{}, nil
 	case err != nil:
 		return ctrl.Result{}, err
 	}
-	r.conflicts.forget(req.NamespacedName)
+	r.doubts.clear(req.NamespacedName)
 	return ctrl.Result{RequeueAfter: after}, nil
 }
 
@@ -96,12 +101,7 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision) (
 	case start:
 		return r.start(ctx, f, d)
 	case drop:
-		r.pool.Drop(f.pool.UID)
-		if f.run != nil && f.run.DeletionTimestamp.IsZero() {
-			// Another object holds the name now: its own turn comes at once.
-			return time.Nanosecond, nil
-		}
-		return 0, nil
+		return r.drop(ctx, f)
 	case stop:
 		r.pool.Stop(f.pool.UID, d.cause)
 		return d.after, nil
@@ -110,23 +110,52 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision) (
 		return time.Nanosecond, nil
 	case forget:
 		r.forget(f)
-		return d.after, nil
+		return d.after, r.record(ctx, f, d)
 	case expire:
 		r.forget(f)
 		return 0, r.client.Delete(ctx, f.run, client.Preconditions{UID: &f.run.UID, ResourceVersion: &f.run.ResourceVersion})
 	case ignore:
-		return d.after, nil
+		if d.row != 11 {
+			return d.after, nil
+		}
+		return d.after, r.record(ctx, f, d)
 	case succeed, fail, cancel, suspend, retry, handOver, hold:
 		return d.after, r.record(ctx, f, d)
 	}
 	return d.after, nil
 }
 
+// drop is for a run that is gone. The cache may only be late: a run that was
+// found past it, and has an attempt under way, would lose its answer.
+func (r *ChatRunReconciler) drop(ctx context.Context, f facts) (time.Duration, error) {
+	if f.run == nil || string(f.run.UID) != f.pool.UID {
+		live := &v1alpha1.ChatRun{}
+		err := r.live.Get(ctx, f.key, live)
+		if client.IgnoreNotFound(err) != nil {
+			return 0, fmt.Errorf("making sure that the run is gone: %w", err)
+		}
+		if err == nil && string(live.UID) == f.pool.UID && live.DeletionTimestamp.IsZero() {
+			return 0, errTooOld
+		}
+	}
+	r.pool.Drop(f.pool.UID)
+	if f.run != nil && f.run.DeletionTimestamp.IsZero() {
+		// Another object holds the name now: its own turn comes at once.
+		return time.Nanosecond, nil
+	}
+	return 0, nil
+}
+
 // record writes a status that starts nothing, and tells of it.
 func (r *ChatRunReconciler) record(ctx context.Context, f facts, d decision) error {
+	before := f.run.DeepCopy()
 	wrote, err := r.persist(ctx, f.run, nextStatus(f.run, d, actor{worker: r.worker}, r.clock.Now()))
 	if err != nil || !wrote {
 		return err
+	}
+	if reasonOf(before) == reasonOf(f.run) && messageOf(before) == messageOf(f.run) && attemptOf(before) == attemptOf(f.run) {
+		// Only the generation moved on, and that is nobody's news.
+		return nil
 	}
 	logFailure(ctx, d)
 	r.tell(f.run, d)

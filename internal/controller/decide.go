@@ -7,6 +7,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chatretry"
@@ -15,6 +16,8 @@ import (
 
 // facts are all that decide looks at beside the clock.
 type facts struct {
+	// key is the name that is looked at.
+	key types.NamespacedName
 	// run is the object as read; nil if it is gone.
 	run *v1alpha1.ChatRun
 	// pool is what the pool knows under the run's name; nil if nothing.
@@ -23,6 +26,9 @@ type facts struct {
 	otherOwnerLive bool
 	// stopping says that this process shuts down: the pool takes no attempts.
 	stopping bool
+	// owed says that we counted the attempt that status tells of by a write of
+	// unknown result, and did not make it. run was then read past the cache.
+	owed bool
 	// wait says why no attempt may start; nil if one may.
 	wait *waitReason
 }
@@ -141,6 +147,11 @@ func wishes(f facts, now time.Time) (decision, bool) {
 	case run.Spec.DesiredState == v1alpha1.DesiredCancelled:
 		d.row, d.verb, cause = 6, cancel, streamer.ErrStopped
 	case run.Spec.DesiredState == v1alpha1.DesiredSuspended:
+		if f := failureOf(outcome); f != nil && isStreaming(run) {
+			// It came by itself: a final one stays final, a hint is kept. The next
+			// look suspends.
+			return judge(run, 10, outcome, f, now), true
+		}
 		d.row, d.verb, cause = 8, suspend, streamer.ErrSuspended
 	default:
 		at, reason := deadline(run, now)
@@ -161,6 +172,8 @@ func wishes(f facts, now time.Time) (decision, bool) {
 func outcomes(f facts, now time.Time) (decision, bool) {
 	outcome := outcomeOf(f)
 	switch {
+	case f.pool != nil && f.pool.Running && f.pool.Attempt == attemptOf(f.run):
+		return decision{row: 11, verb: ignore, after: untilDeadline(f.run, now)}, true
 	case !isStreaming(f.run):
 		return decision{}, false
 	case outcome != nil && outcome.Cause != nil:
@@ -170,8 +183,10 @@ func outcomes(f facts, now time.Time) (decision, bool) {
 		return judge(f.run, 9, outcome, workerLost(f.run), now), true
 	case outcome != nil:
 		return judge(f.run, 10, outcome, outcome.Failure, now), true
-	case f.pool != nil && f.pool.Running:
-		return decision{row: 11, verb: ignore, after: untilDeadline(f.run, now)}, true
+	case f.owed && !f.stopping:
+		return decision{row: 12, verb: start, attempt: attemptOf(f.run)}, true
+	case f.owed && !attemptsSpent(f.run):
+		return decision{row: 12, verb: handOver}, true
 	default:
 		return judge(f.run, 12, nil, workerLost(f.run), now), true
 	}
@@ -251,7 +266,7 @@ func failureOf(outcome *streamer.Outcome) *chatretry.Failure {
 
 // deadline returns when the run's time is over, and the reason it then fails
 // with: the pending deadline before the first attempt, the active one after.
-// The zero time means never. A suspension moves it.
+// The zero time means never. A suspension moves the active one.
 func deadline(run *v1alpha1.ChatRun, now time.Time) (time.Time, string) {
 	if run.Status.StartTime == nil {
 		if s := run.Spec.PendingDeadlineSeconds; s != nil {

@@ -210,8 +210,10 @@ func TestDecide(t *testing.T) {
 		{"suspend, stopped", facts{run: newRun(streaming(1), desired(v1alpha1.DesiredSuspended)), pool: pool(1, stopped(1, streamer.ErrSuspended))}, 0, want{row: 8, verb: suspend, text: "Hel"}},
 		{"suspend, waiting", facts{run: newRun(waiting(1, time.Second), desired(v1alpha1.DesiredSuspended))}, 0, want{row: 8, verb: suspend}},
 		{"suspend beats deadline", facts{run: newRun(waiting(1, time.Hour), activeDeadline(5), desired(v1alpha1.DesiredSuspended))}, time.Minute, want{row: 8, verb: suspend}},
-		{"suspend beats a failure", facts{run: newRun(streaming(1), desired(v1alpha1.DesiredSuspended)), pool: pool(1, failed(1, overloaded))}, 0,
-			want{row: 8, verb: suspend, class: chatretry.Overloaded, text: "Hel"}},
+		{"a failure by itself is judged first", facts{run: newRun(streaming(1), desired(v1alpha1.DesiredSuspended)), pool: pool(1, failed(1, wrongKey))}, 0,
+			want{row: 10, verb: fail, reason: "AuthenticationFailed", class: chatretry.AuthenticationFailed, text: "Hel"}},
+		{"and its wait is kept", facts{run: newRun(streaming(1), desired(v1alpha1.DesiredSuspended)), pool: pool(1, failed(1, hinted(time.Minute)))}, 0,
+			want{row: 10, verb: retry, delay: time.Minute, after: time.Minute, class: chatretry.RateLimited, text: "Hel"}},
 
 		// Row 9: ended by ourselves, for a reason that holds no more.
 		{"shutdown hands over", facts{run: newRun(streaming(1)), pool: pool(1, stopped(1, streamer.ErrShutdown)), stopping: true}, 0, want{row: 9, verb: handOver, text: "Hel"}},
@@ -246,6 +248,13 @@ func TestDecide(t *testing.T) {
 		{"worker lost", facts{run: newRun(streaming(3))}, 0, want{row: 12, verb: retry, delay: 4 * time.Second, after: 4 * time.Second, class: chatretry.WorkerLost}},
 		{"worker lost, limit", facts{run: newRun(streaming(3), maxAttempts(3))}, 0, want{row: 12, verb: fail, reason: "RetriesExhausted", class: chatretry.WorkerLost}},
 		{"worker lost, pool knows an older attempt", facts{run: newRun(streaming(3)), pool: settled(2)}, 0, want{row: 12, verb: retry, delay: 4 * time.Second, after: 4 * time.Second, class: chatretry.WorkerLost}},
+
+		{"owed", facts{run: newRun(streaming(3)), owed: true}, 0, want{row: 12, verb: start, attempt: 3}},
+		{"owed, and cancelled since", facts{run: newRun(streaming(3), desired(v1alpha1.DesiredCancelled)), owed: true}, 0, want{row: 6, verb: cancel}},
+		{"owed at shutdown", facts{run: newRun(streaming(3)), owed: true, stopping: true}, 0, want{row: 12, verb: handOver}},
+		{"owed at shutdown, attempts spent", facts{run: newRun(streaming(3), maxAttempts(3)), owed: true, stopping: true}, 0,
+			want{row: 12, verb: fail, reason: "RetriesExhausted", class: chatretry.WorkerLost}},
+		{"somebody wrote over our status", facts{run: newRun(func(r *v1alpha1.ChatRun) { r.Status.Attempt = new(int32(1)) }), pool: pool(1, nil)}, 0, want{row: 11, verb: ignore}},
 
 		// Row 13: waits.
 		{"waits", facts{run: newRun(waiting(1, 4*time.Second)), pool: settled(1)}, time.Second, want{row: 13, verb: hold, after: 3 * time.Second, reason: "Retrying"}},

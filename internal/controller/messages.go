@@ -33,6 +33,14 @@ func retryingMessage(attempt int32, reason string) string {
 	return fmt.Sprintf("Attempt %d failed (%s). The next one is made at status.retryingAt.", attempt, reason)
 }
 
+// retryNote is the note of an Event. Repeated ones are folded into the first,
+// so it says nothing that only the status can keep up to date.
+func retryNote(run *v1alpha1.ChatRun) string {
+	delay := time.Duration(valueOr(run.Status.DelayMs, 0)) * time.Millisecond
+	return bounded(fmt.Sprintf("Attempt %d failed (%s); the next one follows in %s. %s",
+		attemptOf(run), run.Status.LastErrorReason, delay, run.Status.LastError))
+}
+
 func workerLostMessage(attempt int32) string {
 	return fmt.Sprintf("the outcome of attempt %d was lost with the manager that made it", attempt)
 }
@@ -53,9 +61,18 @@ func hintMessage(f *chatretry.Failure, hint time.Duration) string {
 
 func deadlineMessage(run *v1alpha1.ChatRun, reason string) string {
 	if reason == v1alpha1.ReasonPendingDeadlineExceeded {
-		return fmt.Sprintf("No attempt could start within spec.pendingDeadlineSeconds (%d).", *run.Spec.PendingDeadlineSeconds)
+		text := fmt.Sprintf("No attempt could start within spec.pendingDeadlineSeconds (%d).", *run.Spec.PendingDeadlineSeconds)
+		if reasonOf(run) == v1alpha1.ReasonProviderNotReady {
+			text += " It waited, for: " + messageOf(run)
+		}
+		return bounded(text)
 	}
-	return fmt.Sprintf("The run took longer than spec.activeDeadlineSeconds (%d).", *run.Spec.ActiveDeadlineSeconds)
+	text := fmt.Sprintf("The run took longer than spec.activeDeadlineSeconds (%d): create a new ChatRun with a longer one, or with a faster model.",
+		*run.Spec.ActiveDeadlineSeconds)
+	if last := run.Status.LastError; last != "" {
+		text += " The last error: " + last
+	}
+	return bounded(text)
 }
 
 func providerMissingMessage(name string) string {
@@ -84,6 +101,7 @@ func keyMissingMessage(secret, key string) string {
 
 const (
 	acceptedMessage    = "Runs may use this provider. The key itself is tried by the first run alone."
+	acceptedNoKey      = "Runs may use this provider. It names no key."
 	badCABundleMessage = "spec.caBundle holds no certificate that can be read: put PEM certificates there."
 	limitsNotServed    = "spec.limits.maxConcurrentStreams is accepted, and not enforced by this version."
 )

@@ -6,6 +6,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"testing"
@@ -143,52 +144,60 @@ var (
 )
 
 // TestStartAfterAWriteOfUnknownResult: an attempt is made if and only if its
-// count stands.
+// count stands, by the next look at the latest, and is counted once.
 func TestStartAfterAWriteOfUnknownResult(t *testing.T) {
 	for _, tc := range []struct {
-		name    string
-		fault   error
-		stands  bool
-		started bool
-		err     bool
+		name   string
+		fault  error
+		stands bool
 	}{
-		{"written", nil, true, true, false},
-		{"answer lost, written", lostAnswer, true, true, false},
-		{"answer lost, not written", lostAnswer, false, false, true},
-		{"timed out, written", timeout, true, true, false},
-		{"timed out, not written", timeout, false, false, true},
-		{"server broken, not written", broken, false, false, true},
-		{"refused by conflict", conflict, false, false, false},
-		{"refused by throttle", throttled, false, false, true},
+		{"written", nil, true},
+		{"answer lost, written", lostAnswer, true},
+		{"answer lost, not written", lostAnswer, false},
+		{"timed out, written", timeout, true},
+		{"timed out, not written", timeout, false},
+		{"server broken, written", broken, true},
+		{"server broken, not written", broken, false},
+		{"conflict with its own first try", conflict, true},
+		{"conflict with another's", conflict, false},
+		{"throttled", throttled, false},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			b := newBench(t, newRun(untitled), ready())
-			b.fault, b.stands = tc.fault, tc.stands
-			result, err := b.reconcile(t)
-			if (err != nil) != tc.err {
-				t.Fatalf("error %v", err)
-			}
-			snapshot, known := b.r.pool.Look("ns", "hello")
-			if known != tc.started || tc.started && (!snapshot.Running || snapshot.Attempt != 1) {
-				t.Errorf("pool: %v %+v", known, snapshot)
-			}
-			if counted := attemptOf(b.run(t)) == 1; counted != tc.started {
-				t.Errorf("counted %v, started %v", counted, tc.started)
-			}
-			if errors.Is(tc.fault, conflict) && result.RequeueAfter != firstConflictDelay {
-				t.Errorf("a conflict looks again after %v", result.RequeueAfter)
-			}
-			if !tc.started {
-				// Whatever was refused, the next look makes the attempt, once.
-				if _, err := b.reconcile(t); err != nil {
-					t.Fatal(err)
-				}
-			}
-			<-b.caller.asked
-			if n := attemptOf(b.run(t)); n != 1 || len(b.caller.asked) != 0 {
-				t.Errorf("attempt %d, %d more calls", n, len(b.caller.asked))
-			}
-		})
+		for attempt, run := range map[int32]*v1alpha1.ChatRun{1: newRun(untitled, maxAttempts(1)), 2: newRun(untitled, maxAttempts(2), waiting(1, 0))} {
+			t.Run(fmt.Sprintf("%s, attempt %d", tc.name, attempt), func(t *testing.T) {
+				startWithFault(t, run, attempt, tc.fault, tc.stands)
+			})
+		}
+	}
+}
+
+func startWithFault(t *testing.T, run *v1alpha1.ChatRun, attempt int32, fault error, stands bool) {
+	t.Helper()
+	b := newBench(t, run, ready())
+	b.fault, b.stands = fault, stands
+	result, err := b.reconcile(t)
+	conflicted := errors.Is(fault, conflict)
+	if (err == nil) != (fault == nil || conflicted) {
+		t.Fatalf("error %v", err)
+	}
+	if conflicted && result.RequeueAfter != firstConflictDelay {
+		t.Errorf("a conflict looks again after %v", result.RequeueAfter)
+	}
+	snapshot, known := b.r.pool.Look("ns", "hello")
+	if started := fault == nil; known != started || started && (!snapshot.Running || snapshot.Attempt != attempt) {
+		t.Errorf("pool: %v %+v", known, snapshot)
+	}
+	if counted := attemptOf(b.run(t)) == attempt; counted != stands {
+		t.Errorf("counted: %v", counted)
+	}
+	for range 2 {
+		if _, err := b.reconcile(t); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-b.caller.asked
+	run = b.run(t)
+	if attemptOf(run) != attempt || !isStreaming(run) || len(b.caller.asked) != 0 {
+		t.Errorf("%s, attempt %d, %d more calls", reasonOf(run), attemptOf(run), len(b.caller.asked))
 	}
 }
 
@@ -246,14 +255,14 @@ func TestOutcomeAfterAWriteOfUnknownResult(t *testing.T) {
 	}
 }
 
-func TestDefinite(t *testing.T) {
+func TestRefused(t *testing.T) {
 	for err, want := range map[error]bool{
-		conflict: true, throttled: true, timeout: false, broken: false, lostAnswer: false,
+		conflict: false, throttled: true, timeout: false, broken: false, lostAnswer: false,
 		apierrors.NewNotFound(schema.GroupResource{}, "x"):                                                          true,
 		apierrors.NewServerTimeout(schema.GroupResource{}, "patch", 1):                                              false,
 		apierrors.NewGenericServerResponse(http.StatusGatewayTimeout, "", schema.GroupResource{}, "", "", 0, false): false,
 	} {
-		if got := definite(err); got != want {
+		if got := refused(err); got != want {
 			t.Errorf("%v: %v", err, got)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,6 +33,11 @@ const (
 	// drainTimeout bounds the hand-over at shutdown: the last status writes of
 	// the attempts that were under way. It stays below the manager's own 30 s.
 	drainTimeout = 20 * time.Second
+	// minQueueDelay and maxQueueDelay bound the queue's back-off after errors of
+	// the API server. The library's own goes up to a quarter of an hour, for
+	// which an answer would lie unwritten.
+	minQueueDelay = 5 * time.Millisecond
+	maxQueueDelay = 30 * time.Second
 	// drainPoll is how often the hand-over looks whether it is through.
 	drainPoll = 20 * time.Millisecond
 )
@@ -71,7 +77,10 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		For(&v1alpha1.ChatRun{}).
 		Watches(&v1alpha1.ChatProvider{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor)).
 		WatchesRawSource(runs).
-		WithOptions(controller.Options{MaxConcurrentReconciles: maxConcurrentReconciles}).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: maxConcurrentReconciles,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](minQueueDelay, maxQueueDelay),
+		}).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("setting up the ChatRun controller: %w", err)
@@ -83,7 +92,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err != nil {
 		return fmt.Errorf("setting up the ChatProvider controller: %w", err)
 	}
-	return mgr.Add(drain{r.pool})
+	return mgr.Add(drain{r.pool, runs})
 }
 
 func indexByProvider(o client.Object) []string {
@@ -113,7 +122,10 @@ func (r *ChatRunReconciler) waitingFor(ctx context.Context, p client.Object) []r
 
 // drain ends the attempts at shutdown, and waits until what became of them is
 // written. The manager stops it before the reconcilers, which do the writing.
-type drain struct{ pool *streamer.Pool }
+type drain struct {
+	pool *streamer.Pool
+	runs *queue
+}
 
 // Start implements manager.Runnable.
 func (d drain) Start(ctx context.Context) error {
@@ -122,6 +134,10 @@ func (d drain) Start(ctx context.Context) error {
 	defer cancel()
 	if err := d.pool.Shutdown(ctx); err != nil {
 		return fmt.Errorf("ending the attempts: %w", err)
+	}
+	for _, run := range d.pool.Runs() {
+		// One whose last write failed sleeps in the queue's back-off otherwise.
+		d.runs.add(types.NamespacedName{Namespace: run.Namespace, Name: run.Name})
 	}
 	ticker := time.NewTicker(drainPoll)
 	defer ticker.Stop()

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/streamer"
@@ -34,6 +35,8 @@ func (s Source) Find(ctx context.Context, namespace, name string) (streamer.View
 	case apierrors.IsNotFound(err):
 		return streamer.View{}, streamer.ErrNotFound
 	case err != nil:
+		// Readers are told no more than that it did not work.
+		log.FromContext(ctx).WithName("stream").Error(err, "reading a run for the stream", "namespace", namespace, "name", name)
 		return streamer.View{}, fmt.Errorf("reading the run: %w", err)
 	}
 	view := streamer.View{

@@ -4,6 +4,7 @@
 package controller
 
 import (
+	"math"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -38,8 +39,9 @@ func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1al
 		w.wait(d.delay)
 		w.underWay(v1alpha1.PhaseRetrying, v1alpha1.ReasonRetrying, retryingMessage(valueOr(s.Attempt, 0), s.LastErrorReason))
 	case hold:
-		if reasonOf(run) == d.reason && messageOf(run) == d.message {
-			return run.Status
+		if d.reason != v1alpha1.ReasonRetrying {
+			// The wait, if there was one, is over.
+			s.DelayMs, s.RetryingAt = nil, nil
 		}
 		w.resume()
 		w.underWay(phaseOf(d.reason), d.reason, d.message)
@@ -48,17 +50,16 @@ func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1al
 		s.Worker = ""
 		w.underWay(v1alpha1.PhasePending, v1alpha1.ReasonPending, handedOverMessage)
 	case suspend:
-		if s.SuspendedAt != nil {
-			return run.Status
-		}
 		w.record(d)
-		s.SuspendedAt = microTime(now)
+		if s.SuspendedAt == nil {
+			s.SuspendedAt = microTime(now)
+		}
 		w.underWay(v1alpha1.PhaseSuspended, v1alpha1.ReasonSuspended, suspendedMessage)
 	case succeed:
 		w.record(d)
 		s.FinishReason = finishReason(d.outcome.FinishReason)
 		message := completedMessage
-		if valueOr(s.Output.Truncated, false) {
+		if s.Output != nil && valueOr(s.Output.Truncated, false) {
 			message = truncatedMessage
 		}
 		w.finish(v1alpha1.PhaseSucceeded, metav1.ConditionTrue, v1alpha1.ReasonCompleted, message)
@@ -74,8 +75,9 @@ func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1al
 			s.FinishReason = v1alpha1.FinishDeadlineExceeded
 		}
 		w.finish(v1alpha1.PhaseFailed, metav1.ConditionFalse, d.reason, d.message)
-	case ignore, drop, forget, expire, stop, settle:
-		return run.Status
+	case ignore, forget:
+		w.observe()
+	case drop, expire, stop, settle:
 	}
 	return s
 }
@@ -132,8 +134,10 @@ func (w writer) record(d decision) {
 // and of one that an end of our own making cut. What a failed attempt wrote is
 // not an answer.
 func keepsText(d decision) bool {
-	switch d.verb {
-	case succeed, cancel:
+	switch {
+	case d.outcome.Failure != nil:
+		return false
+	case d.verb == succeed, d.verb == cancel:
 		return true
 	default:
 		return d.verb == fail && d.reason == v1alpha1.ReasonDeadlineExceeded
@@ -168,6 +172,19 @@ func (w writer) finish(phase v1alpha1.Phase, status metav1.ConditionStatus, reas
 	w.condition(v1alpha1.ConditionFinished, metav1.ConditionTrue, reason, message)
 }
 
+// observe says which generation the status tells of, where nothing else has
+// changed: tools that wait for an edit to be seen would wait for ever.
+func (w writer) observe() {
+	s := w.status
+	if s.ObservedGeneration == nil {
+		return
+	}
+	s.ObservedGeneration = &w.generation
+	for i := range s.Conditions {
+		s.Conditions[i].ObservedGeneration = w.generation
+	}
+}
+
 func (w writer) condition(kind string, status metav1.ConditionStatus, reason, message string) {
 	w.status.ObservedGeneration = &w.generation
 	meta.SetStatusCondition(&w.status.Conditions, metav1.Condition{
@@ -190,8 +207,17 @@ func addUsage(sum *v1alpha1.Usage, u provider.Usage) *v1alpha1.Usage {
 	if sum == nil {
 		sum = &v1alpha1.Usage{}
 	}
-	in, out := valueOr(sum.InputTokens, 0)+u.InputTokens, valueOr(sum.OutputTokens, 0)+u.OutputTokens
+	in, out := addTokens(valueOr(sum.InputTokens, 0), u.InputTokens), addTokens(valueOr(sum.OutputTokens, 0), u.OutputTokens)
 	return &v1alpha1.Usage{InputTokens: &in, OutputTokens: &out}
+}
+
+// addTokens stops at the largest number, and takes a negative one for none: the
+// schema would refuse the sum, and with it the whole status, for ever.
+func addTokens(a, b int64) int64 {
+	if b = max(b, 0); a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 func finishReason(r provider.FinishReason) v1alpha1.FinishReason {

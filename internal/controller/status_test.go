@@ -86,6 +86,11 @@ func TestNextStatus(t *testing.T) {
 		{"succeed", newRun(streaming(2)), decision{verb: succeed, outcome: good(2)}, time.Minute, told{
 			phase: "Succeeded", succeeded: "True", reason: "Completed", finished: true, attempt: 2, worker: "me", text: "Hello",
 			finishReason: "Stop", completed: time.Minute, inputTokens: 3, outTokens: 2}},
+		{"usage of all attempts adds up", newRun(streaming(1), func(r *v1alpha1.ChatRun) {
+			r.Status.Usage = &v1alpha1.Usage{InputTokens: new(int64(10)), OutputTokens: new(int64(20))}
+		}), decision{verb: succeed, outcome: good(1)}, 0, told{
+			phase: "Succeeded", succeeded: "True", reason: "Completed", finished: true, attempt: 1, worker: "me", text: "Hello",
+			finishReason: "Stop", inputTokens: 13, outTokens: 22}},
 		{"cancel keeps the text", newRun(streaming(1)), decision{verb: cancel, outcome: stopped(1, streamer.ErrStopped)}, time.Minute, told{
 			phase: "Cancelled", succeeded: "False", reason: "Cancelled", finished: true, attempt: 1, worker: "me", text: "Hel",
 			finishReason: "Cancelled", completed: time.Minute}},
@@ -297,19 +302,26 @@ func TestRequestTranslation(t *testing.T) {
 }
 
 func TestConflicts(t *testing.T) {
-	var c conflicts
+	var c doubts
 	name := types.NamespacedName{Namespace: "ns", Name: "a"}
 	for i, ms := range []int{10, 20, 40, 80, 160, 320, 640, 1000, 1000} {
 		want := time.Duration(ms) * time.Millisecond
-		if live := c.wantLive(name); live != (i >= liveAfterConflicts) {
+		if _, live := c.of(name); live != (i >= liveAfterConflicts) {
 			t.Errorf("after %d conflicts live is %v", i, live)
 		}
-		if got := c.again(name); got != want {
+		if got := c.conflict(name); got != want {
 			t.Errorf("conflict %d waits %v, want %v", i+1, got, want)
 		}
 	}
-	c.forget(name)
-	if c.wantLive(name) || c.again(name) != firstConflictDelay || c.wantLive(types.NamespacedName{Namespace: "ns", Name: "b"}) {
-		t.Error("a row of conflicts outlives its end, or its run")
+	c.clear(name)
+	if _, live := c.of(name); live || c.conflict(name) != firstConflictDelay {
+		t.Error("a row of conflicts outlives its end")
+	}
+	c.owe(name, owed{uid: "uid-1", attempt: 3})
+	if debt, live := c.of(name); !live || debt != (owed{uid: "uid-1", attempt: 3}) {
+		t.Errorf("owes %+v, reads live: %v", debt, live)
+	}
+	if debt, live := c.of(types.NamespacedName{Namespace: "ns", Name: "b"}); live || debt != (owed{}) {
+		t.Error("a doubt about one run is one about another")
 	}
 }

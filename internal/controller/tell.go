@@ -15,24 +15,30 @@ import (
 	"chatrun.dev/operator/internal/streamer"
 )
 
-// eventAction is what the operator was doing when an Event came about.
-const eventAction = "Attempt"
-
 // tell emits the Event of a write that stands: for retries, failures and what
 // a run waits for; none for a clean success.
 func (r *ChatRunReconciler) tell(run *v1alpha1.ChatRun, d decision) {
-	switch d.verb {
-	case retry:
-		r.recorder.Eventf(run, nil, corev1.EventTypeWarning, v1alpha1.ReasonRetrying, eventAction,
-			"Attempt %d failed (%s); the next one follows in %d ms. %s",
-			attemptOf(run), run.Status.LastErrorReason, valueOr(run.Status.DelayMs, 0), run.Status.LastError)
-	case fail, hold:
-		if d.reason != v1alpha1.ReasonRetrying {
-			r.recorder.Eventf(run, nil, corev1.EventTypeWarning, d.reason, eventAction, "%s", bounded(d.message))
-		}
-	case cancel, suspend, handOver:
-		r.recorder.Eventf(run, nil, corev1.EventTypeNormal, reasonOf(run), eventAction, "%s", messageOf(run))
+	kind, note := corev1.EventTypeWarning, messageOf(run)
+	switch {
+	case d.verb == retry:
+		note = retryNote(run)
+	case d.verb == hold && d.reason == v1alpha1.ReasonRetrying:
+		return
+	case d.verb == fail, d.verb == hold:
+	case d.verb == cancel, d.verb == suspend, d.verb == handOver:
+		kind = corev1.EventTypeNormal
 	default:
+		return
+	}
+	r.recorder.Eventf(referenceTo(run), nil, kind, reasonOf(run), string(d.verb), "%s", bounded(note))
+}
+
+// referenceTo names a run without its resourceVersion: with it no two Events
+// are alike, and nothing folds a run's hundred retries into one with a count.
+func referenceTo(run *v1alpha1.ChatRun) *corev1.ObjectReference {
+	return &corev1.ObjectReference{
+		APIVersion: v1alpha1.GroupVersion.String(), Kind: "ChatRun",
+		Namespace: run.Namespace, Name: run.Name, UID: run.UID,
 	}
 }
 

@@ -6,6 +6,10 @@ package controller
 import (
 	"context"
 	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"chatrun.dev/operator/api/v1alpha1"
 )
@@ -34,16 +38,43 @@ func titlePrompt(run *v1alpha1.ChatRun) (string, bool) {
 	return prompt, users == 1
 }
 
-// writeTitle writes a generated title that lies in the pool, whatever the run's
-// state. A title that stands on the object wins, also one that was set in the
-// meantime: the write is refused then, and the next look finds it.
-func (r *ChatRunReconciler) writeTitle(ctx context.Context, f facts) error {
+// titleRetry is when a title that could not be written is tried again.
+const titleRetry = 5 * time.Second
+
+// handTitle writes a title that lies in the pool, whatever the run's state, and
+// returns when to look again. However the write ends, the run's own time stands.
+func (r *ChatRunReconciler) handTitle(ctx context.Context, f facts, d decision, after time.Duration) (time.Duration, error) {
 	if f.run == nil || f.pool == nil || f.pool.Title == "" {
-		return nil
+		return after, nil
 	}
 	uid := string(f.run.UID)
-	if _, stands := f.run.Annotations[v1alpha1.AnnotationTitle]; stands {
+	switch err := r.writeTitle(ctx, f); {
+	case err == nil:
 		r.pool.SettleTitle(uid)
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
+		return after, err
+	case refused(err):
+		log.FromContext(ctx).Error(err, "the API server refuses the title, so it is dropped")
+		r.pool.SettleTitle(uid)
+	default:
+		log.FromContext(ctx).Error(err, "the title is tried again")
+		if after == 0 || titleRetry < after {
+			return titleRetry, nil
+		}
+		return after, nil
+	}
+	if d.verb == forget {
+		// No further event has to follow, and nothing is left to remember.
+		r.pool.Forget(uid)
+	}
+	return after, nil
+}
+
+// writeTitle writes the title. One that stands on the object wins, also one
+// that was set in the meantime: the write is refused then, and the next look
+// finds it.
+func (r *ChatRunReconciler) writeTitle(ctx context.Context, f facts) error {
+	if _, stands := f.run.Annotations[v1alpha1.AnnotationTitle]; stands {
 		return nil
 	}
 	base := f.run.DeepCopy()
@@ -55,6 +86,5 @@ func (r *ChatRunReconciler) writeTitle(ctx context.Context, f facts) error {
 		return fmt.Errorf("writing the title: %w", err)
 	}
 	r.hub.Title(runOf(f.run), f.pool.Title)
-	r.pool.SettleTitle(uid)
 	return nil
 }

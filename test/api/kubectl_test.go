@@ -46,6 +46,10 @@ var _ = Describe("kubectl get", Ordered, func() {
 			Phase: v1alpha1.PhaseRetrying, Attempt: new(int32(2)), DelayMs: new(int64(2000)), RetryingAt: &retryingAt,
 			LastError: "the provider is overloaded (529)", LastErrorReason: "Overloaded", Model: "small",
 			Usage: &v1alpha1.Usage{OutputTokens: new(int64(42))},
+			Conditions: []metav1.Condition{{
+				Type: v1alpha1.ConditionSucceeded, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonRetrying,
+				LastTransitionTime: metav1.Now(),
+			}},
 		}
 		Expect(api.Status().Update(ctx, waiting)).To(Succeed())
 
@@ -82,8 +86,8 @@ var _ = Describe("kubectl get", Ordered, func() {
 
 	It("prints the wait, the tokens and the title when asked for more", func(ctx SpecContext) {
 		rows := table(mustKubectl(ctx, namespace, "get", "chatruns", "waiting", "--output", "wide"))
-		Expect(rows[0]).To(Equal(strings.Fields("NAME PROVIDER MODEL PHASE ATTEMPT RETRYING-AT LAST-ERROR DELAY-MS TOKENS TITLE AGE")))
-		Expect(rows[1][6:10]).To(Equal([]string{"Overloaded", "2000", "42", "Why the sky is blue"}))
+		Expect(rows[0]).To(Equal(strings.Fields("NAME PROVIDER MODEL PHASE ATTEMPT RETRYING-AT LAST-ERROR REASON DELAY-MS TOKENS TITLE AGE")))
+		Expect(rows[1][6:11]).To(Equal([]string{"Overloaded", "Retrying", "2000", "42", "Why the sky is blue"}))
 	})
 
 	It("prints whether a provider can be used", func(ctx SpecContext) {

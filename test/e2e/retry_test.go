@@ -11,6 +11,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	eventsv1 "k8s.io/api/events/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chattest"
@@ -223,6 +225,44 @@ var _ = Describe("Retrying", func() {
 		got := untilPhase(ctx, w.run(ctx, "endless", maxAttempts(0), delays(1, 5)), v1alpha1.PhaseSucceeded)
 		Expect(attemptOf(got)).To(Equal(31))
 		Expect(w.fake.Ledger().Count(chattest.PurposeAnswer)).To(Equal(31))
+	})
+
+	It("tells Events of retries and failures, folded, and none of a success", func(ctx SpecContext) {
+		failing := make([]chattest.Response, 20)
+		for i := range failing {
+			failing[i] = chattest.OpenAIServerErrorResponse()
+		}
+		w := newWorld(ctx, func(r chattest.Request) chattest.Response {
+			switch r.Key {
+			case "question of quiet":
+				return chattest.Answer("at once")
+			case "question of final":
+				return chattest.WrongKey(r)
+			default:
+				return chattest.Sequence(append(failing, chattest.Answer("at last"))...)(r)
+			}
+		})
+		startManager(ctx)
+		w.readyProvider(ctx)
+		quiet, final, noisy := w.run(ctx, "quiet"), w.run(ctx, "final"), w.run(ctx, "noisy", delays(1, 5))
+		untilPhase(ctx, quiet, v1alpha1.PhaseSucceeded)
+		untilPhase(ctx, final, v1alpha1.PhaseFailed)
+		Expect(attemptOf(untilPhase(ctx, noisy, v1alpha1.PhaseSucceeded))).To(Equal(21))
+		events := func() map[string][]string {
+			var list eventsv1.EventList
+			Expect(plane.Client.List(ctx, &list, client.InNamespace(w.namespace))).To(Succeed())
+			told := map[string][]string{}
+			for _, e := range list.Items {
+				told[e.Regarding.Name] = append(told[e.Regarding.Name], e.Type+" "+e.Reason)
+				if e.Regarding.Name == "noisy" && e.Series == nil {
+					return nil
+				}
+			}
+			return told
+		}
+		want := map[string][]string{"final": {"Warning AuthenticationFailed"}, "noisy": {"Warning Retrying"}}
+		Eventually(ctx, events).Should(Equal(want))
+		Consistently(ctx, events, time.Second).Should(Equal(want))
 	})
 
 	It("14: a poke starts nothing early, and costs no answer", func(ctx SpecContext) {

@@ -1,0 +1,91 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// firstConflictDelay is about what the cache needs to catch up with a write.
+	firstConflictDelay = 10 * time.Millisecond
+	// maxConflictDelay bounds the wait: a conflict is no failure, and someone who
+	// keeps editing a run must not keep it waiting.
+	maxConflictDelay = time.Second
+	// liveAfterConflicts is how many conflicts in a row the cache may cause
+	// before we read past it.
+	liveAfterConflicts = 2
+)
+
+// doubts hold, by the name of a run, why what we know of it may be wrong. An
+// entry lives until a reconcile went through.
+type doubts struct {
+	mu     sync.Mutex
+	byName map[types.NamespacedName]doubt
+}
+
+type doubt struct {
+	// conflicts counts the times in a row that the cache was too old.
+	conflicts int
+	// owed is an attempt whose count may stand, and that was not made.
+	owed owed
+}
+
+// owed names an attempt; the zero value is none.
+type owed struct {
+	uid     types.UID
+	attempt int32
+}
+
+// conflict counts one more, and returns how long to wait before reading again.
+func (d *doubts) conflict(key types.NamespacedName) time.Duration {
+	conflicts := 0
+	d.change(key, func(e *doubt) {
+		e.conflicts++
+		conflicts = e.conflicts
+	})
+	delay := firstConflictDelay
+	for range conflicts - 1 {
+		if delay *= 2; delay >= maxConflictDelay {
+			return maxConflictDelay
+		}
+	}
+	return delay
+}
+
+// owe remembers an attempt whose count was written, for all we know, and that
+// is to be made if it stands.
+func (d *doubts) owe(key types.NamespacedName, o owed) {
+	d.change(key, func(e *doubt) { e.owed = o })
+}
+
+// of returns the attempt that is owed, and whether to read past the cache: it
+// was too old too often, or a count is in question.
+func (d *doubts) of(key types.NamespacedName) (owed, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.byName[key]
+	return e.owed, e.conflicts >= liveAfterConflicts || e.owed != owed{}
+}
+
+// clear ends all doubts about a run.
+func (d *doubts) clear(key types.NamespacedName) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.byName, key)
+}
+
+func (d *doubts) change(key types.NamespacedName, by func(*doubt)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.byName == nil {
+		d.byName = map[types.NamespacedName]doubt{}
+	}
+	e := d.byName[key]
+	by(&e)
+	d.byName[key] = e
+}
