@@ -40,7 +40,7 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
 
-run: ## Run the manager against your kubeconfig (after: make install).
+run: ## Run the manager against your kubeconfig (after: make install). One at a time in a cluster.
 	go run ./cmd/manager
 
 test: ## Run all tests and say how many ran. TESTFLAGS=… goes to go test.
@@ -58,8 +58,9 @@ bench: ## Run the benchmarks that BENCH matches (all).
 ##@ Before you commit
 
 .PHONY: generate manifests fmt lint verify
-generate: ## Write the deep copies of api/.
+generate: ## Write the deep copies of api/, and docs/failures.md.
 	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
+	go run ./hack/failures >docs/failures.md
 
 manifests: ## Write the CRDs and the manager's role from api/ and the markers in the code.
 	$(TOOL) controller-gen crd paths=./api/... output:crd:artifacts:config=config/crd/bases

@@ -31,6 +31,8 @@ const (
 	stopTime  = 20 * time.Second
 	// graceTime is how long a process that was told to end may take.
 	graceTime = 20 * time.Second
+	// cutPause is how often an interrupted start is cut: envtest tries five times.
+	cutPause = 50 * time.Millisecond
 )
 
 // cluster is a control plane without nodes, and the kubectl that belongs to it.
@@ -44,7 +46,7 @@ type cluster struct {
 }
 
 // startCluster starts etcd and the API server, and writes the kubeconfigs.
-func startCluster(dir string, out *screen) (*cluster, error) {
+func startCluster(ctx context.Context, dir string, out *screen) (*cluster, error) {
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
 	if assets == "" {
 		return nil, errors.New("KUBEBUILDER_ASSETS is not set: use make demo or make dev")
@@ -60,8 +62,8 @@ func startCluster(dir string, out *screen) (*cluster, error) {
 	env.ControlPlane.GetAPIServer().CertDir = server
 
 	begin := time.Now()
-	if _, err := env.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting the control plane: %w", err), env.Stop())
+	if err := startEnv(ctx, env, own); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting the control plane: %w", err), stopEnv(env))
 	}
 	out.say("demo", "control plane is up after %.1fs", time.Since(begin).Seconds())
 	c := &cluster{
@@ -72,15 +74,42 @@ func startCluster(dir string, out *screen) (*cluster, error) {
 	}
 	err := errors.Join(os.WriteFile(c.userFile, env.KubeConfig, 0o600), os.WriteFile(c.adminFile, env.KubeConfig, 0o600))
 	if err != nil {
-		return nil, errors.Join(err, env.Stop())
+		return nil, errors.Join(err, stopEnv(env))
 	}
 	return c, nil
 }
 
+// startEnv starts the control plane. envtest waits for its processes and knows
+// no context, so an interrupt ends the processes.
+func startEnv(ctx context.Context, env *envtest.Environment, own string) error {
+	started := make(chan error, 1)
+	go func() {
+		_, err := env.Start()
+		started <- err
+	}()
+	select {
+	case err := <-started:
+		return err
+	case <-ctx.Done():
+	}
+	cut := time.NewTicker(cutPause)
+	defer cut.Stop()
+	for {
+		kill(own)
+		select {
+		case err := <-started:
+			return errors.Join(context.Cause(ctx), err)
+		case <-cut.C:
+		}
+	}
+}
+
 // stop ends the control plane.
-func (c *cluster) stop() error {
-	if err := c.env.Stop(); err != nil {
-		return fmt.Errorf("stopping the control plane: %w", err)
+func (c *cluster) stop() error { return stopEnv(c.env) }
+
+func stopEnv(env *envtest.Environment) error {
+	if err := env.Stop(); err != nil {
+		return fmt.Errorf("%w: stopping the control plane: %w", errLeft, err)
 	}
 	return nil
 }
@@ -97,9 +126,10 @@ func (c *cluster) run(ctx context.Context, input string, args ...string) (string
 }
 
 // command is kubectl as admin, in a process group of its own: Ctrl-C is for us,
-// and we end it in order.
+// and we end it in order. Your home keeps nothing of it.
 func (c *cluster) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, c.kubectl, append([]string{"--kubeconfig=" + c.adminFile}, args...)...)
+	own := []string{"--kubeconfig=" + c.adminFile, "--cache-dir=" + filepath.Join(c.dir, runDir, "cache")}
+	cmd := exec.CommandContext(ctx, c.kubectl, append(own, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = graceTime
 	return cmd
@@ -154,8 +184,13 @@ func (c *cluster) sayHow(out *screen, address string, stay bool) {
 		"  In another terminal:",
 		"    export KUBECONFIG=" + c.userFile,
 		"    alias kubectl=" + c.kubectl + "   # or your own",
+		"    export STREAM=http://" + address,
+		"    kubectl get chatruns -o wide",
 		"    kubectl get chatruns -w",
-		"    curl -N http://" + address + "/v1/namespaces/" + c.namespace + "/chatruns/" + shownRun + "/stream",
+		"    kubectl get chatruns --field-selector status.phase=Succeeded",
+		"    kubectl describe chatrun " + shownRun,
+		"    kubectl explain chatrun.spec",
+		"    curl -N $STREAM/v1/namespaces/" + c.namespace + "/chatruns/" + shownRun + "/stream",
 		"    tail -f " + filepath.Join(c.dir, managerLog),
 		"",
 	}, "\n"))

@@ -18,6 +18,9 @@ import (
 const (
 	demoDir = ".demo"
 	runDir  = "run"
+	// tempDir stands in runDir: keys that envtest writes to the directory for
+	// temporary files go with everything else, also if the demo is killed.
+	tempDir = "tmp"
 )
 
 // lockFile says that a demo runs in this clone. It stands outside demoDir, which
@@ -53,7 +56,8 @@ func claimDir() (dir string, release func(), err error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return "", nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, runDir), 0o700); err != nil {
+	temporary := filepath.Join(dir, runDir, tempDir)
+	if err := errors.Join(os.MkdirAll(temporary, 0o700), os.Setenv("TMPDIR", temporary)); err != nil {
 		return "", nil, err
 	}
 	dismiss, err := startReaper(dir)

@@ -41,6 +41,9 @@ const (
 // errInterrupted is why everything ends at a signal.
 var errInterrupted = errors.New("interrupted")
 
+// errLeft says that something the demo started may still be there.
+var errLeft = errors.New("not everything could be ended")
+
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == reapCommand {
 		reap(os.Args[2])
@@ -51,31 +54,37 @@ func main() {
 	// envtest logs through this, and we say ourselves what happens.
 	logf.SetLogger(logr.Discard())
 
-	ctx, stop := notify()
-	defer stop()
 	out := newScreen(os.Stdout, time.Now)
+	ctx, stop := notify(func() {
+		out.endLine()
+		fmt.Fprintln(os.Stderr, "demo: ending…")
+	})
+	defer stop()
 	err := run(ctx, out, *stay)
 	out.endLine()
-	switch {
-	case err == nil:
-	case ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "demo: interrupted; everything it started is gone")
-		os.Exit(130) // as a shell reports it
-	default:
+	interrupted := ctx.Err() != nil
+	if err != nil && (!interrupted || errors.Is(err, errLeft)) {
 		fmt.Fprintln(os.Stderr, "demo: failed:", err)
 		os.Exit(1)
 	}
+	if interrupted {
+		fmt.Fprintln(os.Stderr, "demo: ended; everything it started is gone")
+	}
+	if err != nil {
+		os.Exit(130) // as a shell reports an interrupt
+	}
 }
 
-// notify returns a context that the first signal ends. A second one is not
-// caught: it kills the demo at once, and the reaper cleans up.
-func notify() (context.Context, func()) {
+// notify returns a context that the first signal ends, which is told at once. A
+// second one is not caught: it kills the demo, and the reaper cleans up.
+func notify(tell func()) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		<-signals
 		signal.Stop(signals)
+		tell()
 		cancel(errInterrupted)
 	}()
 	return ctx, func() { cancel(nil) }
@@ -95,8 +104,9 @@ func run(ctx context.Context, out *screen, stay bool) (err error) {
 	}
 	defer model.close()
 
-	built := buildManager(ctx)
-	c, err := startCluster(dir, out)
+	built, stopBuild := buildManager(ctx)
+	defer stopBuild()
+	c, err := startCluster(ctx, dir, out)
 	if err != nil {
 		return err
 	}
@@ -105,7 +115,7 @@ func run(ctx context.Context, out *screen, stay bool) (err error) {
 	if err := c.install(ctx, out); err != nil {
 		return err
 	}
-	if err := <-built; err != nil {
+	if err := built(); err != nil {
 		return err
 	}
 	m, err := startManager(ctx, c, out)
@@ -129,7 +139,7 @@ func run(ctx context.Context, out *screen, stay bool) (err error) {
 	if err := show(ctx, out, c, m, model, watch); err != nil || !stay {
 		return err
 	}
-	out.say("demo", "staying up; Ctrl-C ends it. Apply runs of your own: kubectl apply -f …")
+	out.say("demo", "staying up; Ctrl-C ends it. Apply runs of your own (the sample providers would replace the fake's)")
 	select {
 	case <-ctx.Done():
 		// Asked for, so no failure.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -39,19 +40,27 @@ type manager struct {
 	err    error         // how it ended; read it after exited
 }
 
-// buildManager builds the manager while other things start. The channel gives
-// the result once.
-func buildManager(ctx context.Context) <-chan error {
-	built := make(chan error, 1)
+// buildManager builds the manager while other things start. built waits for the
+// result, stop ends what is left of it.
+func buildManager(ctx context.Context) (built func() error, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", managerFile, "./cmd/manager")
+	// The compilers end with the command that started them.
+	build.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	build.Cancel = func() error { return syscall.Kill(-build.Process.Pid, syscall.SIGKILL) }
+	result := make(chan error, 1)
 	go func() {
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", managerFile, "./cmd/manager")
 		output, err := build.CombinedOutput()
 		if err != nil {
 			err = fmt.Errorf("building the manager: %w\n%s", err, output)
 		}
-		built <- err
+		result <- err
 	}()
-	return built
+	built = sync.OnceValue(func() error { return <-result })
+	return built, func() {
+		cancel()
+		_ = built()
+	}
 }
 
 // startManager starts the manager with the rights of config/rbac, and waits
@@ -89,7 +98,9 @@ func startManager(ctx context.Context, c *cluster, out *screen) (*manager, error
 	}()
 	if err := m.waitReady(ctx, "http://"+addresses[1]+"/readyz"); err != nil {
 		m.stop()
-		m.showLog(os.Stderr)
+		if ctx.Err() == nil {
+			m.showLog(os.Stderr)
+		}
 		return nil, err
 	}
 	out.say("demo", "the manager runs as %s/%s", managerNamespace, managerAccount)

@@ -62,12 +62,17 @@ func reap(dir string) {
 		return
 	}
 	for range reapRounds {
-		for _, pid := range ours(processes(), filepath.Join(dir, runDir)) {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
-		}
+		kill(filepath.Join(dir, runDir))
 		<-time.After(reapPause)
 	}
 	_ = os.RemoveAll(dir)
+}
+
+// kill ends the processes that the demo started.
+func kill(dir string) {
+	for _, pid := range ours(processes(), dir) {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
+	}
 }
 
 // process is one line of the process table.
