@@ -78,25 +78,37 @@ var phrases = []struct {
 		"exceeds the available context size", "exceed context limit", "too many tokens in the prompt",
 		"exceeds the maximum number of tokens", "reduce the length of the messages", "reduce the length of your prompt",
 		"request too large", "request is too large", "contextwindowexceedederror",
+		"exceeds the maximum context length", "longer than the maximum model length", "longer than the model s context length", // vLLM, SGLang
+		"context size has been exceeded", "when context the overflows", "when context overflows", "greater than the context length", // llama.cpp, LM Studio
+		"inputs tokens max new tokens must be",                // Text Generation Inference
+		"maximum prompt length", "exceeded model token limit", // xAI, Moonshot
 	}},
 	{QuotaExhausted, []string{
 		"insufficient quota", "exceeded your current quota", "credit balance is too low", "billing hard limit",
 		"out of credits", "insufficient credits", "insufficient balance", "insufficient funds", "budget has been exceeded",
 		"check your plan and billing", "check your billing details", "spending limit reached",
+		"reached your specified api usage limits", "extra usage is required", // Anthropic
+		"account balance is insufficient", "out of call volume quota", // SiliconFlow, Azure API Management
 	}},
 	{AuthenticationFailed, []string{
 		"invalid api key", "incorrect api key", "invalid x api key", "no api key", "api key not valid", "api key is invalid",
 		"api key expired", "api key has expired", "didn t provide an api key", "invalid authentication", "invalid bearer token",
 		"authentication error", "authentication failed", "authenticationerror", "unauthorized",
+		"invalid subscription key", "missing subscription key", // Azure
 	}},
 	{ModelNotFound, []string{
 		"invalid model", "unknown model", "model not found", "no such model", "model does not exist",
 		"unsupported model", "model is not supported", "model has been decommissioned",
+		"not a valid model", "no endpoints found", // OpenRouter
+		"no available channel for model", "no available channels for model", // One API and its kin
 	}},
-	{PermissionDenied, []string{"permission denied", "permission error", "permissiondeniederror", "access denied", "forbidden"}},
+	{PermissionDenied, []string{
+		"permission denied", "permission error", "permissiondeniederror", "access denied", "forbidden",
+		"organization must be verified", "organization has been disabled", "not allowed to access model",
+	}},
 	{ContentFiltered, []string{
 		"content filter", "content management policy", "content policy violation", "contentpolicyviolationerror",
-		"safety system",
+		"safety system", "content filtering policy", "prompt was flagged", "input was flagged",
 	}},
 	{RateLimited, []string{"rate limit", "rate limited", "rate limits", "ratelimit", "ratelimiterror", "too many requests"}},
 	{Overloaded, []string{

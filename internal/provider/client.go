@@ -5,6 +5,7 @@ package provider
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -39,6 +40,7 @@ func New(options Options) (*Client, error) {
 	if c.userAgent == "" {
 		c.userAgent = DefaultUserAgent
 	}
+	c.routes.connectTimeout = cmp.Or(max(options.ConnectTimeout, 0), DefaultConnectTimeout)
 	if options.EgressProxy != "" {
 		proxy, err := url.Parse(options.EgressProxy)
 		if err != nil || proxy.Scheme != "http" || proxy.Hostname() == "" {
@@ -161,6 +163,7 @@ func (c *Client) Stream(ctx context.Context, to Endpoint, ask Request, part func
 	}
 	answer := call.vendor.answer(call)
 	if failure := call.read(events, answer, part); failure != nil {
+		failure.HTTPStatus = response.StatusCode
 		return answer.result(), ended(ctx, failure)
 	}
 	drain(response.Body, cancel)
@@ -193,6 +196,7 @@ func (c *Client) Complete(ctx context.Context, to Endpoint, ask Request) (string
 		failure = call.odd(response, body, "%s answered with something that is no answer")
 	}
 	if failure != nil {
+		failure.HTTPStatus = response.StatusCode
 		return "", answer.result(), ended(ctx, failure)
 	}
 	return text, answer.result(), nil

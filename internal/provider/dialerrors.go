@@ -60,7 +60,11 @@ func unreachableWords(err error) (what, todo string) {
 	case isTimeout(err):
 		return "connecting to %s took too long", "check baseURL, the network and its policies"
 	}
-	return "", ""
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return "", ""
+	}
+	// A connection there was: an early end, an HTTP/2 reset or GOAWAY, no HTTP.
+	return "%s broke off before it answered", "another attempt may succeed; if it persists, check baseURL"
 }
 
 func isCertificateError(err error) bool {

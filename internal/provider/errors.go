@@ -6,7 +6,9 @@ package provider
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -119,23 +121,38 @@ func (f fault) classify(tables ...map[string]chatretry.Class) chatretry.Class {
 	if known && !named.Retryable() {
 		return named
 	}
-	worded, ok := chatretry.ClassifyText(f.text)
-	if ok && !worded.Retryable() {
-		return worded
-	}
-	if known {
-		return named
-	}
 	class, status := f.byStatus()
+	worded, ok := chatretry.ClassifyText(f.text)
 	switch {
-	case status == http.StatusNotFound && strings.Contains(strings.ToLower(f.text), "model"):
+	// "Access denied due to invalid key": where the status knows more than the
+	// words for a denial, it counts.
+	case ok && worded == chatretry.PermissionDenied && class == chatretry.AuthenticationFailed:
+		return class
+	case ok && !worded.Retryable():
+		return worded
+	case known:
+		return named
+	case status == http.StatusNotFound && namesModel.MatchString(f.text):
 		return chatretry.ModelNotFound
 	case ok && class.Retryable():
 		return worded
-	case ok && status == 0 && class != chatretry.InvalidRequest:
-		return worded
 	}
 	return class
+}
+
+// namesModel tells a model that is missing from a path that is.
+var namesModel = regexp.MustCompile(`(?i)\bmodel\b`)
+
+// kindStatus gives the HTTP status that a generic type of error comes with,
+// for errors inside a stream, which have none.
+var kindStatus = map[string]int{
+	"invalid_request_error": http.StatusBadRequest,
+	"badrequesterror":       http.StatusBadRequest, // vLLM
+	"invalid_argument":      http.StatusBadRequest, // Google
+	"bad request":           http.StatusBadRequest,
+	"not_found_error":       http.StatusNotFound,
+	"notfounderror":         http.StatusNotFound, // vLLM
+	"not_found":             http.StatusNotFound, // Google
 }
 
 // byStatus gives the class by the HTTP status, or by a status that stands in
@@ -153,11 +170,21 @@ func (f fault) byStatus() (chatretry.Class, int) {
 	if status > http.StatusOK {
 		return chatretry.ClassifyStatus(status), status
 	}
-	switch strings.ToLower(f.kind) {
-	case "invalid_request_error", "badrequesterror", "invalid_argument", "bad request":
-		return chatretry.InvalidRequest, 0
+	if status, ok := kindStatus[strings.ToLower(f.kind)]; ok {
+		return chatretry.ClassifyStatus(status), status
 	}
 	return chatretry.ServerError, 0
+}
+
+// Codes returns the error codes and types, in lower case, that decide the class
+// of a failure at a provider of this type whatever its HTTP status, unless a
+// permanent word stands beside a transient code. Those of the other type are
+// known as well, after these: gateways mix them.
+func Codes(kind Type) map[string]chatretry.Class {
+	if kind == Anthropic {
+		return maps.Clone(anthropicCodes)
+	}
+	return maps.Clone(openAICodes)
 }
 
 // lookUp finds the first name that a table knows.

@@ -78,7 +78,7 @@ func TestTransportFaults(t *testing.T) {
 	}{
 		{"closed before the answer", swallow, "", chatretry.ConnectionError, ""},
 		{"reset before the answer", func(c net.Conn) { swallow(c); reset(c) }, "", chatretry.ConnectionError, "closed the connection"},
-		{"no HTTP", func(c net.Conn) { swallow(c); write(c, "SSH-2.0-OpenSSH\r\n") }, "", chatretry.ConnectionError, "no connection"},
+		{"no HTTP", func(c net.Conn) { swallow(c); write(c, "SSH-2.0-OpenSSH\r\n") }, "", chatretry.ConnectionError, "broke off"},
 		{"a header without end", func(c net.Conn) { swallow(c); write(c, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 1<<20)) }, "", chatretry.ConnectionError, ""},
 		{"cut in the stream", func(c net.Conn) { swallow(c); write(c, streamHead+chunk(first)) }, "Grüße", chatretry.StreamInterrupted, "ended before"},
 		{"cut in a chunk", func(c net.Conn) { swallow(c); write(c, streamHead+part) }, "", chatretry.StreamInterrupted, ""},

@@ -4,10 +4,8 @@
 package provider
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -21,10 +19,6 @@ const (
 	// maxName bounds a name inside a message, so that the advice after it is not
 	// the part that is cut.
 	maxName = 63
-	// maxExcerpt bounds what the log gets of a provider's own words.
-	maxExcerpt = 2 << 10
-	// maxCode bounds a provider's error code.
-	maxCode = 64
 )
 
 // wording is how a class is told: what happened, and what to do. %s stands
@@ -32,7 +26,7 @@ const (
 type wording struct{ what, todo string }
 
 var wordings = map[chatretry.Class]wording{
-	chatretry.RateLimited:           {"%s limits the rate of requests", "if it persists, lower limits.maxConcurrentStreams"},
+	chatretry.RateLimited:           {"%s limits the rate of requests", "another attempt may succeed; if it persists, ask the provider for a higher limit, or start fewer runs at once"},
 	chatretry.Overloaded:            {"%s is overloaded", "another attempt may succeed"},
 	chatretry.ServerError:           {"%s failed", "another attempt may succeed"},
 	chatretry.Timeout:               {"%s timed out", "another attempt may succeed"},
@@ -65,9 +59,33 @@ func (c *call) fail(class chatretry.Class, what, todo string) *chatretry.Failure
 // failCause is fail with a cause for the log.
 func (c *call) failCause(class chatretry.Class, what, todo string, cause error) *chatretry.Failure {
 	f := c.fail(class, what, todo)
-	f.Err = cause
+	f.Err = c.cause(cause)
 	return f
 }
+
+// cause is err for the log. What transports say may repeat what the other side
+// sent: a status line, a header, the names in a certificate.
+func (c *call) cause(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &loggedError{text: c.excerpt([]byte(err.Error())), cause: err}
+}
+
+// loggedError is an error whose text is redacted and bounded. What it stands
+// for can be asked with errors.Is, and is not handed out.
+type loggedError struct {
+	text  string
+	cause error
+}
+
+func (e *loggedError) Error() string { return e.text }
+
+// GoString keeps %#v from showing the cause.
+func (e *loggedError) GoString() string { return e.text }
+
+// Is reports whether the cause is, or wraps, target.
+func (e *loggedError) Is(target error) bool { return errors.Is(e.cause, target) }
 
 // blame makes the failure of a provider's fault. The body is for the log.
 func (c *call) blame(f fault, body []byte) *chatretry.Failure {
@@ -81,7 +99,7 @@ func (c *call) blame(f fault, body []byte) *chatretry.Failure {
 	}
 	failure := c.fail(class, what, todo)
 	failure.HTTPStatus = f.status
-	failure.Code = safeCode(f.code, f.kind)
+	failure.Code = c.safeCode(f.code, f.kind)
 	if excerpt := c.excerpt(body); excerpt != "" {
 		failure.Err = errors.New("provider said: " + excerpt)
 	}
@@ -121,41 +139,6 @@ func (c *call) advice(class chatretry.Class, f fault) (what, todo string) {
 		return "%s refuses " + field, "change it; the manager's log has the provider's words"
 	}
 	return "", ""
-}
-
-// keyLike matches what looks like a credential: keys with the vendors'
-// prefixes, also masked ones, bearer tokens, signed tokens, passwords in URLs.
-var keyLike = regexp.MustCompile(`(?i)\b(?:sk|pk|rk|gsk|xai|key|ghp|gho|hf|nvapi|pplx|fw|r8)[-_][a-z0-9*_\-]{6,}` +
-	`|\bAIza[a-z0-9_\-]{16,}|\bAKIA[a-z0-9]{12,}` +
-	`|\b(?:bearer|basic)\s+[a-z0-9._~+/=\-]{6,}` +
-	`|\beyJ[a-z0-9_\-]{8,}(?:\.[a-z0-9_\-]*)*` +
-	`|://[^/@\s"]*@` +
-	`|[^\s"']*[*]{3,}[^\s"']*` +
-	`|[?&][^=\s"&]*(?:key|token|secret|signature|sig)=[^&\s"]+`)
-
-// excerpt returns one line of a body for the log, redacted and bounded.
-func (c *call) excerpt(body []byte) string {
-	text := string(bytes.ToValidUTF8(body, []byte("?")))
-	if key := c.to.Key.Reveal(); key != "" {
-		text = strings.ReplaceAll(text, key, redacted)
-	}
-	text = keyLike.ReplaceAllString(text, redacted)
-	return cut(strings.Join(strings.Fields(text), " "), maxExcerpt)
-}
-
-// safeCode returns the first name that reads like an error code.
-func safeCode(names ...string) string {
-	for _, name := range names {
-		if name == "" || len(name) > maxCode || keyLike.MatchString(name) {
-			continue
-		}
-		if strings.IndexFunc(name, func(r rune) bool {
-			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-. ", r)
-		}) < 0 {
-			return name
-		}
-	}
-	return ""
 }
 
 // cut returns text in at most limit bytes, ending at a character.

@@ -44,14 +44,17 @@ var openAICodes = map[string]chatretry.Class{
 	"access_terminated":                    chatretry.PermissionDenied,
 	"unsupported_country_region_territory": chatretry.PermissionDenied,
 	"permission_denied":                    chatretry.PermissionDenied, // Google
+	"key_model_access_denied":              chatretry.PermissionDenied, // LiteLLM
 	"model_not_found":                      chatretry.ModelNotFound,
 	"model_decommissioned":                 chatretry.ModelNotFound, // Groq
+	"invalid_model":                        chatretry.ModelNotFound, // Mistral
 	"deploymentnotfound":                   chatretry.ModelNotFound, // Azure
 	"context_length_exceeded":              chatretry.ContextLengthExceeded,
 	"string_above_max_length":              chatretry.ContextLengthExceeded,
 	"exceed_context_size_error":            chatretry.ContextLengthExceeded, // llama.cpp
 	"content_filter":                       chatretry.ContentFiltered,
 	"content_policy_violation":             chatretry.ContentFiltered,
+	"invalid_prompt":                       chatretry.ContentFiltered,
 	"responsibleaipolicyviolation":         chatretry.ContentFiltered, // Azure
 	"rate_limit_exceeded":                  chatretry.RateLimited,
 	"rate_limited":                         chatretry.RateLimited, // Mistral

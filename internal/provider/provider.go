@@ -163,11 +163,17 @@ type Options struct {
 	DenyCIDRs []string
 	// UserAgent is sent with every request; empty means DefaultUserAgent.
 	UserAgent string
+	// ConnectTimeout bounds the making of a connection, and its TLS handshake
+	// once more; 0 means DefaultConnectTimeout.
+	ConnectTimeout time.Duration
 	// HeaderTimeout bounds the wait for the response header of a stream, a wait
 	// for a connection included; 0 leaves it to the caller's context. Complete
 	// has no such bound: its header comes when the whole answer is there.
 	HeaderTimeout time.Duration
 }
+
+// DefaultConnectTimeout is long for any network, and short beside an attempt.
+const DefaultConnectTimeout = 10 * time.Second
 
 // DefaultUserAgent names the operator where Options name nobody.
 const DefaultUserAgent = "chatrun-operator"

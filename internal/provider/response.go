@@ -76,7 +76,9 @@ func mediaType(response *http.Response) string {
 // which finds that the terminal event is missing.
 func (c *call) checkStream(response *http.Response, events *eventReader, cancel context.CancelCauseFunc) *chatretry.Failure {
 	if encoding := response.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
-		return c.fail(chatretry.InvalidRequest, "%s compressed its answer unasked", "switch compression off there")
+		failure := c.fail(chatretry.InvalidRequest, "%s compressed its answer unasked", "switch compression off there")
+		failure.HTTPStatus = response.StatusCode
+		return failure
 	}
 	start := events.peek()
 	switch mediaType(response) {
@@ -92,7 +94,9 @@ func (c *call) checkStream(response *http.Response, events *eventReader, cancel 
 	}
 	body, err := readShort(events.unread(), cancel)
 	if err != nil {
-		return c.interrupted(err)
+		failure := c.interrupted(err)
+		failure.HTTPStatus = response.StatusCode
+		return failure
 	}
 	return c.odd(response, body, "%s answered with something that is no event stream")
 }

@@ -90,7 +90,11 @@ func (r *eventReader) field(line []byte) error {
 	name, value, _ := bytes.Cut(line, []byte{':'})
 	value = bytes.TrimPrefix(value, []byte{' '})
 	switch string(name) {
-	case "data":
+	case "data", "error":
+		if string(name) == "error" {
+			// No field of the standard: llama.cpp's, for an error in a stream.
+			r.event.name = append(r.event.name[:0], name...)
+		}
 		if len(r.event.data)+len(value) >= maxEvent {
 			return errEventTooLong
 		}
@@ -196,7 +200,7 @@ func (r *eventReader) unread() io.Reader {
 // looksLikeEvents reports whether a body begins with a field or a comment of
 // an event stream.
 func looksLikeEvents(start []byte) bool {
-	for _, field := range []string{":", "data:", "event:", "id:", "retry:"} {
+	for _, field := range []string{":", "data:", "error:", "event:", "id:", "retry:"} {
 		if bytes.HasPrefix(start, []byte(field)) {
 			return true
 		}

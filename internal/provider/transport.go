@@ -36,9 +36,6 @@ const (
 	readBuffer, writeBuffer = 2 << 10, 1 << 10
 	// maxHeaderBytes bounds a response header.
 	maxHeaderBytes = 64 << 10
-	// dialTimeout and tlsTimeout bound the making of a connection.
-	dialTimeout = 10 * time.Second
-	tlsTimeout  = 10 * time.Second
 	// pingAfter and pingTimeout find a dead connection, which would strand all
 	// of its streams; on HTTP/1.1 the probes of TCP do.
 	pingAfter, pingTimeout = 15 * time.Second, 15 * time.Second
@@ -110,6 +107,8 @@ type routes struct {
 	guard   guard
 	proxy   *url.URL // nil: none
 	noProxy noProxy
+	// connectTimeout bounds a dial, and a TLS handshake.
+	connectTimeout time.Duration
 	// dial is the dialer's, or a test's.
 	dial func(d *net.Dialer, ctx context.Context, network, address string) (net.Conn, error)
 
@@ -188,7 +187,7 @@ func (rs *routes) closeIdle() {
 }
 
 func (rs *routes) newRoute(target, proxy *url.URL, roots *x509.CertPool) *route {
-	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: rs.guard.control}
+	dialer := &net.Dialer{Timeout: rs.connectTimeout, ControlContext: rs.guard.control}
 	if proxy != nil {
 		// The proxy is named by the operator's own flags.
 		dialer.ControlContext = nil
@@ -196,13 +195,13 @@ func (rs *routes) newRoute(target, proxy *url.URL, roots *x509.CertPool) *route 
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 		return rs.dial(dialer, ctx, network, address)
 	}
-	r := &route{http1: newTransport(dial, proxy, roots)}
+	r := &route{http1: rs.newTransport(dial, proxy, roots)}
 	r.http1.Protocols = new(http.Protocols)
 	r.http1.Protocols.SetHTTP1(true)
 	if target.Scheme != "https" || inCluster(target.Hostname()) {
 		return r
 	}
-	r.http2 = newTransport(func(ctx context.Context, network, address string) (net.Conn, error) {
+	r.http2 = rs.newTransport(func(ctx context.Context, network, address string) (net.Conn, error) {
 		// Those who waited for a place while the first learned it dial no more.
 		if r.onlyHTTP1.Load() {
 			return nil, errNotHTTP2
@@ -230,11 +229,11 @@ func (rs *routes) newRoute(target, proxy *url.URL, roots *x509.CertPool) *route 
 
 // newTransport returns a transport with the settings of both protocols. It
 // knows no environment, no cookies, no redirects and no compression.
-func newTransport(dial func(context.Context, string, string) (net.Conn, error), proxy *url.URL, roots *x509.CertPool) *http.Transport {
+func (rs *routes) newTransport(dial func(context.Context, string, string) (net.Conn, error), proxy *url.URL, roots *x509.CertPool) *http.Transport {
 	t := &http.Transport{
 		DialContext:            dial,
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    tlsTimeout,
+		TLSHandshakeTimeout:    rs.connectTimeout,
 		DisableCompression:     true, // It would hold tokens back.
 		MaxIdleConnsPerHost:    maxIdleConnsPerHost,
 		IdleConnTimeout:        idleTime,

@@ -95,7 +95,7 @@ func (p *Pool) attempt(ctx context.Context, cancel context.CancelCauseFunc, e *e
 		o.FinishReason = result.FinishReason
 		return o
 	}
-	o.Failure, o.Cause = judge(err, context.Cause(ctx), a.IdleTimeout)
+	o.Failure, o.Cause = judge(err, context.Cause(ctx), a)
 	return o
 }
 
@@ -117,11 +117,12 @@ func call(ctx context.Context, c provider.Caller, a *Attempt, part func(provider
 // judge says whether a call that returned err failed by itself or was ended by
 // us. cause is that of the attempt's context, nil while it has not ended: once
 // it has, whatever error came is its echo.
-func judge(err, cause error, idle time.Duration) (*chatretry.Failure, error) {
+func judge(err, cause error, a *Attempt) (*chatretry.Failure, error) {
 	if errors.Is(cause, errSilence) {
 		return &chatretry.Failure{
 			Class:   chatretry.Timeout,
-			Message: fmt.Sprintf("no part of the answer came for %s", idle),
+			Message: fmt.Sprintf("no part of the answer came from provider %q for %s: raise the run's streamIdleTimeoutSeconds if the model needs longer",
+				a.Endpoint.Name, a.IdleTimeout),
 			Err:     errSilence,
 		}, nil
 	}
@@ -133,7 +134,7 @@ func judge(err, cause error, idle time.Duration) (*chatretry.Failure, error) {
 	}
 	return &chatretry.Failure{
 		Class:   chatretry.ConnectionError,
-		Message: "the connection to the provider failed",
+		Message: fmt.Sprintf("the connection to provider %q failed: check baseURL and the network", a.Endpoint.Name),
 		Err:     err,
 	}, nil
 }
