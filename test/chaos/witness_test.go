@@ -1,0 +1,168 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"chatrun.dev/operator/api/v1alpha1"
+)
+
+// witness sees every state of every run, by a watch of its own past any fault,
+// and holds each against what went before.
+type witness struct {
+	world *world
+
+	mu      sync.Mutex
+	latest  map[string]*v1alpha1.ChatRun
+	wrong   []string
+	events  int
+	lost    int
+	ended   int
+	changed chan struct{} // closed and replaced at every event
+}
+
+func watchRuns(ctx context.Context, world *world) *witness {
+	GinkgoHelper()
+	events, err := plane.Client.Watch(ctx, &v1alpha1.ChatRunList{}, client.InNamespace(world.namespace))
+	Expect(err).NotTo(HaveOccurred())
+	w, done, stopped := &witness{world: world, latest: map[string]*v1alpha1.ChatRun{}, changed: make(chan struct{})}, make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for e := range events.ResultChan() {
+			if run, ok := e.Object.(*v1alpha1.ChatRun); ok && e.Type != watch.Deleted {
+				w.see(run)
+			}
+		}
+		select {
+		case <-stopped:
+		default:
+			w.violated("the witness's watch ended")
+		}
+	}()
+	DeferCleanup(func() {
+		close(stopped)
+		events.Stop()
+		<-done
+	})
+	return w
+}
+
+// see takes in one state.
+func (w *witness) see(run *v1alpha1.ChatRun) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.latest[run.Name]
+	w.latest[run.Name] = run
+	w.events++
+	close(w.changed)
+	w.changed = make(chan struct{})
+
+	if out := run.Status.Output; out != nil && out.Text != w.world.script.text(run.Spec.Prompt) {
+		w.violate("%s: an output that is not the answer: %q", run.Name, out.Text)
+	}
+	if before == nil {
+		return
+	}
+	if attemptOf(run) < attemptOf(before) || attemptOf(run) > attemptOf(before)+1 {
+		w.violate("%s: attempt %d follows attempt %d", run.Name, attemptOf(run), attemptOf(before))
+	}
+	if run.Status.LastErrorReason == "WorkerLost" && run.Status.Phase == v1alpha1.PhaseRetrying && before.Status.Phase == v1alpha1.PhaseStreaming {
+		w.lost++
+	}
+	switch {
+	case finished(before) && !equality.Semantic.DeepEqual(before.Status, run.Status):
+		w.violate("%s: its status changed after its end: %+v, then %+v", run.Name, before.Status, run.Status)
+	case finished(run) && !finished(before):
+		w.ended++
+	}
+}
+
+func (w *witness) violated(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.violate(format, args...)
+}
+
+func (w *witness) violate(format string, args ...any) {
+	w.wrong = append(w.wrong, fmt.Sprintf(format, args...))
+}
+
+func (w *witness) violations() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.wrong)
+}
+
+// sight is what a witness has seen.
+type sight struct {
+	// events, attempts by which a worker was lost, runs that ended, and runs that
+	// have a title.
+	events, lost, ended, titled int
+	// phases counts the runs that stand in each.
+	phases map[v1alpha1.Phase]int
+}
+
+func (w *witness) sight() sight {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sightLocked()
+}
+
+func (w *witness) sightLocked() sight {
+	s := sight{events: w.events, lost: w.lost, ended: w.ended, phases: map[v1alpha1.Phase]int{}}
+	for _, run := range w.latest {
+		s.phases[run.Status.Phase]++
+		if run.Annotations[v1alpha1.AnnotationTitle] != "" {
+			s.titled++
+		}
+	}
+	return s
+}
+
+// waitFor returns once done reports true, which it is asked at every event, or
+// with the cause of ctx's end.
+func (w *witness) waitFor(ctx context.Context, done func(sight) bool) error {
+	for {
+		w.mu.Lock()
+		changed, s := w.changed, w.sightLocked()
+		w.mu.Unlock()
+		if done(s) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-changed:
+		}
+	}
+}
+
+// unfinished names the runs that are not at their end, for a message.
+func (w *witness) unfinished() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var names []string
+	for name, run := range w.latest {
+		if !finished(run) {
+			names = append(names, fmt.Sprintf("%s: %s, attempt %d, %s, retrying at %v", name, run.Status.Phase, attemptOf(run), run.Status.LastErrorReason, run.Status.RetryingAt))
+		}
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("%d runs are not finished: %q", len(names), names)
+}
+
+func finished(run *v1alpha1.ChatRun) bool {
+	return meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionFinished)
+}
