@@ -120,10 +120,10 @@ func call(ctx context.Context, c provider.Caller, a *Attempt, part func(provider
 func judge(err, cause error, a *Attempt) (*chatretry.Failure, error) {
 	if errors.Is(cause, errSilence) {
 		return &chatretry.Failure{
-			Class:   chatretry.Timeout,
+			Class: chatretry.Timeout,
 			Message: fmt.Sprintf("no part of the answer came from provider %q for %s: raise the run's streamIdleTimeoutSeconds if the model needs longer",
 				a.Endpoint.Name, a.IdleTimeout),
-			Err:     errSilence,
+			Err: errSilence,
 		}, nil
 	}
 	if cause != nil {
