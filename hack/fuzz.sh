@@ -12,7 +12,7 @@ for file in $(grep -rl --include='*_test.go' '^func Fuzz' api cmd hack internal 
 	for name in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$file"); do
 		found=yes
 		echo "fuzz: $name in ./$(dirname "$file") for $time"
-		go test -run='^$' -fuzz="^$name\$" -fuzztime="$time" "./$(dirname "$file")"
+		go test -run='^$' -fuzz="^$name\$" -fuzztime="$time" -fuzzminimizetime=10x "./$(dirname "$file")"
 	done
 done
 [ -n "$found" ] || { echo 'fuzz: there is no fuzz test' >&2; exit 1; }

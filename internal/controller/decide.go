@@ -22,7 +22,8 @@ type facts struct {
 	run *v1alpha1.ChatRun
 	// pool is what the pool knows under the run's name; nil if nothing.
 	pool *streamer.Snapshot
-	// otherOwnerLive says that status.worker is another replica, which lives.
+	// otherOwnerLive says that status.worker is another replica, which lives. As
+	// long as one manager works at a time nobody sets it.
 	otherOwnerLive bool
 	// stopping says that this process shuts down: the pool takes no attempts.
 	stopping bool
