@@ -200,6 +200,40 @@ func TestRefusedTitle(t *testing.T) {
 	}
 }
 
+// TestThrottledTitle: an API server that is busy costs no title.
+func TestThrottledTitle(t *testing.T) {
+	for name, fault := range map[string]error{"throttled": throttled, "broken": broken, "answer lost": lostAnswer} {
+		t.Run(name, func(t *testing.T) {
+			b, c := newTalk(t, newRun(), ready())
+			faults := 1
+			b.r.client = interceptor.NewClient(b.api.(client.WithWatch), interceptor.Funcs{
+				Patch: func(ctx context.Context, api client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+					if faults > 0 {
+						faults--
+						return fault
+					}
+					return api.Patch(ctx, o, p, opts...)
+				},
+			})
+			if _, err := b.reconcile(t); err != nil {
+				t.Fatal(err)
+			}
+			c.title <- "A title"
+			<-b.nudged
+			result, err := b.reconcile(t)
+			if err != nil || result.RequeueAfter <= 0 || result.RequeueAfter > titleRetry {
+				t.Errorf("looks again after %v, error %v", result.RequeueAfter, err)
+			}
+			if _, err := b.reconcile(t); err != nil {
+				t.Fatal(err)
+			}
+			if got := b.run(t).Annotations[v1alpha1.AnnotationTitle]; got != "A title" {
+				t.Errorf("the title is %q", got)
+			}
+		})
+	}
+}
+
 // TestLateTitleLeavesNothing: a title that comes after the end, where a person
 // set one meanwhile, brings no further event, so it is forgotten at once.
 func TestLateTitleLeavesNothing(t *testing.T) {

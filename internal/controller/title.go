@@ -53,7 +53,8 @@ func (r *ChatRunReconciler) handTitle(ctx context.Context, f facts, d decision, 
 		r.pool.SettleTitle(uid)
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		return after, err
-	case refused(err):
+	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
+		// Trying again would be refused again, unlike when the server is busy.
 		log.FromContext(ctx).Error(err, "the API server refuses the title, so it is dropped")
 		r.pool.SettleTitle(uid)
 	default:
