@@ -3,7 +3,7 @@
 
 # The image that `make deploy` runs, for example IMG=registry.example/chatrun-operator:v1.
 IMG ?=
-# Flags for `go test`, for example TESTFLAGS='-run TestDelay -count=1'.
+# Flags for `go test`, for example TESTFLAGS='-run TestDecide -count=1'.
 TESTFLAGS ?=
 # How long `make fuzz` gives each fuzz test, and what `make bench` measures.
 FUZZTIME ?= 10s

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func TestDelay(t *testing.T) {
+func TestScenario13DelayAtAnyAttempt(t *testing.T) {
 	const s = time.Second
 	table := []time.Duration{1 * s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s}
 	for i, want := range table {

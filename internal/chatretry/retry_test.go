@@ -20,7 +20,7 @@ type told struct {
 	delay   time.Duration
 }
 
-func TestRetryDelayTable(t *testing.T) {
+func TestScenario13DelayTableOnAVirtualClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const calls = 9
 		begin := time.Now()
