@@ -78,7 +78,7 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 	}
 	if o.streamAddress != off {
 		source := controller.Source{Cache: mgr.GetClient(), Live: mgr.GetAPIReader()}
-		if err := mgr.Add(&streamServer{address: o.streamAddress, handler: streamer.NewHandler(hub, source)}); err != nil {
+		if err := mgr.Add(&streamServer{address: o.streamAddress, handler: streamer.NewHandler(hub, source, streamer.Anyone)}); err != nil {
 			return err
 		}
 	}

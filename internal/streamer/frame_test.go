@@ -89,7 +89,7 @@ func FuzzRequest(f *testing.F) {
 		r.URL.Path = "/v1/namespaces/" + namespace + "/chatruns/" + name + "/stream"
 		r.Header["Last-Event-Id"] = []string{last}
 		w := httptest.NewRecorder()
-		NewHandler(NewHub(), views(finishedView())).ServeHTTP(w, r)
+		NewHandler(NewHub(), views(finishedView()), Anyone).ServeHTTP(w, r)
 		switch w.Code {
 		case 200:
 			events := parse(w.Body.String())

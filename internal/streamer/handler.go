@@ -24,6 +24,10 @@ const (
 	// DefaultWriteTimeout is what a reader may take for one write, of 64 KiB at
 	// most, into a socket that has a buffer of its own.
 	DefaultWriteTimeout = 10 * time.Second
+	// DefaultMaxReaders is some 500 MB of connections over HTTPS.
+	DefaultMaxReaders = 10_000
+	// DefaultMaxReadersPerRun leaves room for other runs while one is popular.
+	DefaultMaxReadersPerRun = 5_000
 )
 
 // ErrNotFound says that there is no such run.
@@ -66,16 +70,22 @@ type Handler struct {
 	// is cut then, and can resume; above 0.
 	WriteTimeout time.Duration
 
+	// MaxReaders and MaxReadersPerRun bound the readers that are served, or wait
+	// for a run, at one time. Further ones are answered with 429. 0 is no bound.
+	MaxReaders, MaxReadersPerRun int
+
 	hub    *Hub
 	source Source
+	guard  Guard
 	mux    *http.ServeMux
 }
 
-// NewHandler returns a handler with the default times.
-func NewHandler(hub *Hub, source Source) *Handler {
+// NewHandler returns a handler with the default times and bounds.
+func NewHandler(hub *Hub, source Source, guard Guard) *Handler {
 	h := &Handler{
 		MinInterval: DefaultMinInterval, Heartbeat: DefaultHeartbeat, WriteTimeout: DefaultWriteTimeout,
-		hub: hub, source: source, mux: http.NewServeMux(),
+		MaxReaders: DefaultMaxReaders, MaxReadersPerRun: DefaultMaxReadersPerRun,
+		hub: hub, source: source, guard: guard, mux: http.NewServeMux(),
 	}
 	h.mux.HandleFunc("/v1/namespaces/{namespace}/chatruns/{name}/stream", h.serveStream)
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {

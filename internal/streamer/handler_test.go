@@ -64,7 +64,7 @@ func TestRequests(t *testing.T) {
 			r.Header.Set("Last-Event-ID", test.last)
 			w := httptest.NewRecorder()
 			hub := NewHub()
-			NewHandler(hub, test.source).ServeHTTP(w, r)
+			NewHandler(hub, test.source, Anyone).ServeHTTP(w, r)
 			if w.Code != test.code {
 				t.Fatalf("%d, want %d: %s", w.Code, test.code, w.Body)
 			}
@@ -102,7 +102,7 @@ func TestFinishedRun(t *testing.T) {
 		"ABCDEFGHIJ-3-9": "reset status message_part title usage failed done",
 	} {
 		w := httptest.NewRecorder()
-		NewHandler(NewHub(), views(finishedView())).ServeHTTP(w, request(t.Context(), last))
+		NewHandler(NewHub(), views(finishedView()), Anyone).ServeHTTP(w, request(t.Context(), last))
 		c := &client{t: t, draft: ""}
 		c.read(w.Body.String())
 		if got := names(c.events); got != want {
@@ -113,7 +113,7 @@ func TestFinishedRun(t *testing.T) {
 		}
 		// Whoever is cut after the text must not get it twice.
 		again := httptest.NewRecorder()
-		NewHandler(NewHub(), views(finishedView())).ServeHTTP(again, request(t.Context(), c.events[2].id))
+		NewHandler(NewHub(), views(finishedView()), Anyone).ServeHTTP(again, request(t.Context(), c.events[2].id))
 		c.done = false
 		c.read(again.Body.String())
 		if c.draft != "half an <answer>\n" {
@@ -158,7 +158,7 @@ func TestBetweenTwoLooks(t *testing.T) {
 						go hub.Finish(v.Run, endOf(v.Run, "Succeeded", 1))
 					}
 					return v, nil
-				}))
+				}), Anyone)
 				w := newRecorder()
 				h.ServeHTTP(w, request(t.Context(), ""))
 				got := names(parse(w.String()))
@@ -200,7 +200,7 @@ func TestLogThatNobodyWrites(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				source := &shelf{view: waiting}
 				hub := NewHub()
-				h := NewHandler(hub, source)
+				h := NewHandler(hub, source, Anyone)
 				ctx, cancel := context.WithCancel(t.Context())
 				w, done := newRecorder(), make(chan struct{})
 				go func() {
@@ -262,7 +262,7 @@ func TestOneLogForMany(t *testing.T) {
 		hub.Close()
 		hub.Close()
 		w := newRecorder()
-		NewHandler(hub, views(v)).ServeHTTP(w, request(t.Context(), ""))
+		NewHandler(hub, views(v), Anyone).ServeHTTP(w, request(t.Context(), ""))
 		if w.code != http.StatusServiceUnavailable {
 			t.Errorf("after Close: %d", w.code)
 		}

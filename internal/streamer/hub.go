@@ -5,6 +5,7 @@ package streamer
 
 import (
 	"sync"
+	"time"
 
 	"chatrun.dev/operator/api/stream"
 	"chatrun.dev/operator/internal/provider"
@@ -12,8 +13,14 @@ import (
 
 // Hub keeps the logs of the runs that are under way here or have readers. Its
 // methods may be called by any goroutine and never wait for a reader.
+//
+// Its exported fields may be changed before it is used.
 type Hub struct {
-	logBytes int
+	// LogBytes bounds the frames that one log keeps, TotalBytes those of all logs
+	// together.
+	LogBytes, TotalBytes int
+	// Grace is how long a log outlives its run, for readers that resume.
+	Grace time.Duration
 
 	mu   sync.RWMutex
 	logs map[string]*log // by UID
@@ -34,10 +41,10 @@ type End struct {
 	Void bool
 }
 
-// NewHub returns a hub whose logs keep DefaultLogBytes each.
+// NewHub returns a hub with the default bounds.
 func NewHub() *Hub {
 	return &Hub{
-		logBytes: DefaultLogBytes,
+		LogBytes: DefaultLogBytes, TotalBytes: DefaultTotalBytes, Grace: DefaultGrace,
 		logs:     map[string]*log{}, begun: map[name]string{},
 		closing: make(chan struct{}),
 	}
@@ -167,7 +174,7 @@ func (h *Hub) find(uid string) *log {
 func (h *Hub) openLocked(run Run) *log {
 	l := h.logs[run.UID]
 	if l == nil {
-		l = newLog(run, h.logBytes)
+		l = newLog(run, h.LogBytes)
 		h.logs[run.UID] = l
 	}
 	return l

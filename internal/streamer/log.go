@@ -6,6 +6,7 @@ package streamer
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"chatrun.dev/operator/api/stream"
 	"chatrun.dev/operator/internal/provider"
@@ -14,6 +15,14 @@ import (
 // DefaultLogBytes bounds the frames that a log keeps. It holds answers of some
 // 25,000 tokens whole, and of longer ones the end; common ones stay far below.
 const DefaultLogBytes = 4 << 20
+
+// DefaultTotalBytes bounds the frames of all logs: half of what config/manager
+// allows the process.
+const DefaultTotalBytes = 512 << 20
+
+// DefaultGrace is long enough for a browser to come back, and for a laptop to
+// change networks.
+const DefaultGrace = time.Minute
 
 // The phases of a run at which its log behaves differently.
 const (

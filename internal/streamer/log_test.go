@@ -76,9 +76,9 @@ type follows struct {
 
 func everyReader(t *testing.T, limit int, lag bool) {
 	hub := NewHub()
-	hub.logBytes = limit
+	hub.LogBytes = limit
 	source := &shelf{view: View{Run: hello, Status: statusOf(hello, "Pending", 0)}}
-	handler := NewHandler(hub, source)
+	handler := NewHandler(hub, source, Anyone)
 	handler.MinInterval = 0
 
 	gate := make(chan struct{})
@@ -133,7 +133,7 @@ func everyReader(t *testing.T, limit int, lag bool) {
 // reading follows a hub with one fresh reader; stop ends it.
 func reading(t *testing.T, hub *Hub, v View, last string) (*recorder, func()) {
 	t.Helper()
-	handler := NewHandler(hub, views(v))
+	handler := NewHandler(hub, views(v), Anyone)
 	handler.MinInterval = 0
 	r, done := newRecorder(), make(chan struct{})
 	ctx, cancel := contextOf(t)
@@ -287,11 +287,11 @@ func TestLiveReader(t *testing.T) {
 // TestBound appends far more than a log keeps, of parts and of retries.
 func TestBound(t *testing.T) {
 	hub := NewHub()
-	hub.logBytes = 10_000
+	hub.LogBytes = 10_000
 	hub.Begin(hello, statusOf(hello, "Streaming", 1))
 	check := func(what string) {
 		t.Helper()
-		if l := hub.find(hello.UID); l.parts+l.controls > hub.logBytes {
+		if l := hub.find(hello.UID); l.parts+l.controls > hub.LogBytes {
 			t.Fatalf("after many %s the log has %d bytes of parts, %d of others", what, l.parts, l.controls)
 		}
 	}
@@ -317,9 +317,9 @@ func TestBound(t *testing.T) {
 func TestFallenFarBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := NewHub()
-		hub.logBytes = 4000
+		hub.LogBytes = 4000
 		hub.Begin(hello, statusOf(hello, "Streaming", 1))
-		handler := NewHandler(hub, views(View{Run: hello}))
+		handler := NewHandler(hub, views(View{Run: hello}), Anyone)
 		slow, done := newRecorder(), make(chan struct{})
 		slow.gate = make(chan struct{})
 		go func() {

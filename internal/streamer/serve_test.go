@@ -24,7 +24,7 @@ func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := NewHub()
 		hub.Begin(hello, statusOf(hello, "Streaming", 1))
-		_, listener := serve(t, NewHandler(hub, views(pendingView())))
+		_, listener := serve(t, NewHandler(hub, views(pendingView()), Anyone))
 		answer, conn := listener.get(t, "")
 		defer conn.Close()
 		began := time.Now()
@@ -66,7 +66,7 @@ func TestCoalescing(t *testing.T) {
 		w, done := newRecorder(), make(chan struct{})
 		go func() {
 			defer close(done)
-			NewHandler(hub, views(pendingView())).ServeHTTP(w, request(t.Context(), ""))
+			NewHandler(hub, views(pendingView()), Anyone).ServeHTTP(w, request(t.Context(), ""))
 		}()
 		synctest.Wait()
 		before := w.Flushes()
@@ -111,7 +111,7 @@ func TestReadersThatDoNotRead(t *testing.T) {
 		const readers = 1000
 		hub := NewHub()
 		hub.Begin(hello, statusOf(hello, "Streaming", 1))
-		_, listener := serve(t, NewHandler(hub, views(pendingView())))
+		_, listener := serve(t, NewHandler(hub, views(pendingView()), Anyone))
 
 		var work sync.WaitGroup
 		texts := make([]string, readers)
@@ -185,7 +185,7 @@ func TestServerEnds(t *testing.T) {
 					both, stop := context.WithCancel(r.Context())
 					defer stop()
 					defer context.AfterFunc(ctx, stop)()
-					NewHandler(hub, views(pendingView())).ServeHTTP(w, r.WithContext(both))
+					NewHandler(hub, views(pendingView()), Anyone).ServeHTTP(w, r.WithContext(both))
 				}))
 				answer, conn := listener.get(t, "")
 				defer conn.Close()
@@ -214,7 +214,7 @@ func TestReaderGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := NewHub()
 		hub.Begin(hello, statusOf(hello, "Streaming", 1))
-		_, listener := serve(t, NewHandler(hub, views(pendingView())))
+		_, listener := serve(t, NewHandler(hub, views(pendingView()), Anyone))
 		_, conn := listener.get(t, "")
 		if err := conn.Close(); err != nil {
 			t.Fatal(err)
@@ -235,7 +235,7 @@ func TestReaderGoes(t *testing.T) {
 func TestResumeOverSockets(t *testing.T) {
 	hub, source := NewHub(), &shelf{view: pendingView()}
 	hub.Begin(hello, statusOf(hello, "Streaming", 1))
-	server := httptest.NewServer(NewHandler(hub, source))
+	server := httptest.NewServer(NewHandler(hub, source, Anyone))
 	defer server.Close()
 
 	c := &client{t: t}
