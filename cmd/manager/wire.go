@@ -77,7 +77,10 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 		return err
 	}
 	if o.streamAddress != off {
-		source := controller.Source{Cache: mgr.GetClient(), Live: mgr.GetAPIReader()}
+		source, err := controller.NewSource(ctx, mgr)
+		if err != nil {
+			return err
+		}
 		if err := mgr.Add(&streamServer{address: o.streamAddress, handler: streamer.NewHandler(hub, source, streamer.Anyone)}); err != nil {
 			return err
 		}

@@ -169,5 +169,5 @@ func sameStatus(a, b v1alpha1.ChatRunStatus) bool { return equality.Semantic.Dee
 var (
 	_ source.Source                  = (*queue)(nil)
 	_ manager.LeaderElectionRunnable = drain{}
-	_ streamer.Source                = Source{}
+	_ streamer.Source                = (*Source)(nil)
 )

@@ -6,9 +6,13 @@ package controller
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -18,18 +22,73 @@ import (
 
 // Source tells the stream endpoint what stands in a run's object.
 type Source struct {
-	// Cache answers as a rule. Live is asked for what the cache does not know: a
+	// cache answers as a rule. live is asked for what the cache does not know: a
 	// reader often comes right behind the apply, and before the watch event.
-	Cache, Live client.Reader
+	cache, live client.Reader
+
+	mu sync.Mutex
+	// waiting are those who wait for a run to be created.
+	waiting map[types.NamespacedName]map[chan struct{}]struct{}
+}
+
+// NewSource returns a source that reads by a manager's clients.
+func NewSource(ctx context.Context, mgr ctrl.Manager) (*Source, error) {
+	s := &Source{
+		cache: mgr.GetClient(), live: mgr.GetAPIReader(),
+		waiting: map[types.NamespacedName]map[chan struct{}]struct{}{},
+	}
+	informer, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.ChatRun{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, fmt.Errorf("watching runs for the stream: %w", err)
+	}
+	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{AddFunc: s.created})
+	if err != nil {
+		return nil, fmt.Errorf("watching runs for the stream: %w", err)
+	}
+	return s, nil
+}
+
+// created wakes those who wait for a run.
+func (s *Source) created(object any) {
+	run, ok := object.(*v1alpha1.ChatRun)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.waiting[client.ObjectKeyFromObject(run)] {
+		select {
+		case c <- struct{}{}:
+		default: // it was woken already
+		}
+	}
+}
+
+// Created implements streamer.Source.
+func (s *Source) Created(namespace, name string) (<-chan struct{}, func()) {
+	key, c := types.NamespacedName{Namespace: namespace, Name: name}, make(chan struct{}, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[key] == nil {
+		s.waiting[key] = map[chan struct{}]struct{}{}
+	}
+	s.waiting[key][c] = struct{}{}
+	return c, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if delete(s.waiting[key], c); len(s.waiting[key]) == 0 {
+			delete(s.waiting, key)
+		}
+	}
 }
 
 // Find implements streamer.Source.
-func (s Source) Find(ctx context.Context, namespace, name string) (streamer.View, error) {
+func (s *Source) Find(ctx context.Context, namespace, name string) (streamer.View, error) {
 	run := &v1alpha1.ChatRun{}
 	key := types.NamespacedName{Namespace: namespace, Name: name}
-	err := s.Cache.Get(ctx, key, run)
+	err := s.cache.Get(ctx, key, run)
 	if apierrors.IsNotFound(err) {
-		err = s.Live.Get(ctx, key, run)
+		err = s.live.Get(ctx, key, run)
 	}
 	switch {
 	case apierrors.IsNotFound(err):

@@ -37,7 +37,7 @@ func TestCursor(t *testing.T) {
 
 // TestResumeExactly: only the very cursors that stand in a log are resumed.
 func TestResumeExactly(t *testing.T) {
-	l := newLog(hello, DefaultLogBytes)
+	l := newLog(hello, DefaultLogBytes, &memory{})
 	l.begin(statusOf(hello, "Streaming", 1))
 	l.part(1, 0, "x", encode("x"))
 	at := cursor{l.epoch, 1, 2}

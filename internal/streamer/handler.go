@@ -5,9 +5,9 @@ package streamer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,10 +53,15 @@ type Source interface {
 	// Find returns the run that has this name at present, or ErrNotFound. Any
 	// other error is answered with 503 and not shown: Find logs it itself.
 	Find(ctx context.Context, namespace, name string) (View, error)
+	// Created returns a channel that receives a value after a run of this name
+	// was created, and perhaps at other times. The second result ends that, and
+	// is to be called.
+	Created(namespace, name string) (<-chan struct{}, func())
 }
 
-// Handler serves GET /v1/namespaces/{namespace}/chatruns/{name}/stream. Its
-// times may be changed before it serves the first request.
+// Handler serves the streams of runs, in all formats, to those whom its guard
+// admits: docs/streaming.md lists the paths. Its exported fields may be changed
+// before it serves the first request.
 //
 // A stream ends after `done`, when the run is deleted, when the hub is closed,
 // and with the context of its request, so with a server's BaseContext as well.
@@ -77,6 +82,7 @@ type Handler struct {
 	hub    *Hub
 	source Source
 	guard  Guard
+	seats  seats
 	mux    *http.ServeMux
 }
 
@@ -85,13 +91,35 @@ func NewHandler(hub *Hub, source Source, guard Guard) *Handler {
 	h := &Handler{
 		MinInterval: DefaultMinInterval, Heartbeat: DefaultHeartbeat, WriteTimeout: DefaultWriteTimeout,
 		MaxReaders: DefaultMaxReaders, MaxReadersPerRun: DefaultMaxReadersPerRun,
-		hub: hub, source: source, guard: guard, mux: http.NewServeMux(),
+		hub: hub, source: source, guard: guard, seats: seats{runs: map[name]int{}}, mux: http.NewServeMux(),
 	}
-	h.mux.HandleFunc("/v1/namespaces/{namespace}/chatruns/{name}/stream", h.serveStream)
+	run := "/v1/namespaces/{namespace}/chatruns/{name}"
+	h.route(run+"/stream", h.read(true), http.MethodGet, http.MethodHead)
+	// The API server proxies to this one, and pods have its like.
+	h.route("/apis/stream.chatrun.dev/v1alpha1/namespaces/{namespace}/chatruns/{name}/log", h.read(false), http.MethodGet, http.MethodHead)
+	h.route(run+"/chat/completions", h.complete, http.MethodPost)
+	h.route(run+"/ticket", h.issue, http.MethodPost)
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		refuse(w, http.StatusNotFound, "NotFound", "no such path; streams are at /v1/namespaces/{namespace}/chatruns/{name}/stream")
+		refuse(w, http.StatusNotFound, "NotFound", "no such path; streams are at "+run+"/stream")
 	})
 	return h
+}
+
+// route serves a path that names a run.
+func (h *Handler) route(path string, serve func(http.ResponseWriter, *http.Request, name), methods ...string) {
+	allowed := strings.Join(methods, ", ")
+	h.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		run := name{r.PathValue("namespace"), r.PathValue("name")}
+		switch {
+		case !slices.Contains(methods, r.Method):
+			w.Header().Set("Allow", allowed)
+			refuse(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "this path allows "+allowed)
+		case !isLabel(run.namespace) || !isSubdomain(run.name):
+			refuse(w, http.StatusBadRequest, "BadRequest", "the namespace or the name is not one that an object can have")
+		default:
+			serve(w, r, run)
+		}
+	})
 }
 
 // ServeHTTP implements http.Handler.
@@ -101,132 +129,165 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.Serv
 // looks at it before the request is refused.
 const replacements = 3
 
-// serveStream finds out who answers: the log of the run, or its view.
-func (h *Handler) serveStream(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		refuse(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "a stream can be read only: use GET")
+// issue lets the guard issue a ticket.
+func (h *Handler) issue(w http.ResponseWriter, r *http.Request, run name) {
+	h.guard.Issue(w, r, run.namespace, run.name)
+}
+
+// read serves a stream, which is followed to its end by default or not.
+func (h *Handler) read(follow bool) func(http.ResponseWriter, *http.Request, name) {
+	return func(w http.ResponseWriter, r *http.Request, run name) {
+		if !h.guard.Admit(w, r, run.namespace, run.name) {
+			return
+		}
+		q, err := parseQuery(r, follow)
+		if err != nil {
+			refuse(w, http.StatusBadRequest, "BadRequest", err.Error())
+			return
+		}
+		h.serve(w, r, run, q)
+	}
+}
+
+// complete serves a run to clients of OpenAI's API.
+func (h *Handler) complete(w http.ResponseWriter, r *http.Request, run name) {
+	if !h.guard.Admit(w, r, run.namespace, run.name) {
 		return
 	}
-	if !isLabel(r.PathValue("namespace")) || !isSubdomain(r.PathValue("name")) {
-		refuse(w, http.StatusBadRequest, "BadRequest", "the namespace or the name is not one that an object can have")
+	q, err := parseQuery(r, true)
+	code := http.StatusBadRequest
+	if err == nil {
+		code, err = readQuestion(w, r, &q)
+	}
+	if err != nil {
+		refuse(w, code, reasonOf(code), err.Error())
 		return
 	}
-	v, ok := h.find(w, r)
+	h.serve(w, r, run, q)
+}
+
+// serve gives the reader a seat, and finds out who answers: the log of the run,
+// or its view.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, run name, q query) {
+	if !h.seats.take(run, h.MaxReaders, h.MaxReadersPerRun) {
+		w.Header().Set("Retry-After", retryAfter)
+		refuse(w, http.StatusTooManyRequests, "TooManyRequests", "too many readers of this run, or in all: try again later")
+		return
+	}
+	defer h.seats.giveBack(run)
+	v, ok := h.await(w, r, run, q.wait)
 	if !ok {
 		return
 	}
-	last := r.Header.Get("Last-Event-ID")
-	if last == endID(v.Run.UID) {
+	if q.format == formatEvents && q.after == endID(v.Run.UID) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
 	if r.Method == http.MethodHead {
-		writeHeader(w)
+		writeHeader(w, q.format)
 		return
 	}
 	for range replacements {
-		if v.Finished {
-			h.answer(w, r, v, last)
-			return
-		}
-		if v, ok = h.follow(w, r, v, last); !ok {
+		if v, ok = h.attend(w, r, v, q); !ok {
 			return
 		}
 	}
-	refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", "the run is being replaced; try again")
+	unavailable(w, "the run is being replaced: try again")
 }
 
-// follow registers at the run's log, and then reads the view that the stream
+// attend registers at the run's log, and then reads the view that the stream
 // begins with, so that nothing can happen between the two. It returns true,
-// and has written nothing, if that is a view of a finished or of another run.
-func (h *Handler) follow(w http.ResponseWriter, r *http.Request, v View, last string) (View, bool) {
+// and has written nothing, if that is a view of another run, or one that the
+// log was opened for in vain.
+func (h *Handler) attend(w http.ResponseWriter, r *http.Request, v View, q query) (View, bool) {
+	if v.Finished {
+		// The log of a run that ended a moment ago knows more than its object.
+		l := h.hub.joinWritten(v.Run)
+		if l == nil {
+			h.conclude(w, r, v, q)
+			return View{}, false
+		}
+		defer h.hub.leave(l)
+		h.live(w, r, l, v, q)
+		return View{}, false
+	}
 	l := h.hub.join(v.Run)
 	if l == nil {
-		refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", "the server is shutting down; try again")
+		unavailable(w, "the server is shutting down: try again")
 		return View{}, false
 	}
 	defer h.hub.leave(l)
-	now, ok := h.find(w, r)
+	now, ok := h.find(w, r, v.Run.key())
 	if !ok {
 		return View{}, false
 	}
-	if now.Finished || now.Run.UID != v.Run.UID {
+	if now.Run.UID != v.Run.UID || now.Finished {
 		return now, true
 	}
-	h.live(w, r, &reader{log: l}, now, last)
+	h.live(w, r, l, now, q)
 	return View{}, false
 }
 
+// live streams from the log of a run.
+func (h *Handler) live(w http.ResponseWriter, r *http.Request, l *log, v View, q query) {
+	if q.format == formatEvents {
+		h.follow(w, r, l, v, q)
+	} else {
+		h.narrate(w, r, l, v, q)
+	}
+}
+
+// conclude streams from the view of a finished run.
+func (h *Handler) conclude(w http.ResponseWriter, r *http.Request, v View, q query) {
+	if q.format == formatEvents {
+		h.answer(w, r, v, q)
+	} else {
+		h.narrator(w, r, v, q).conclude(v)
+	}
+}
+
+// await is find for a run that may be waited for.
+func (h *Handler) await(w http.ResponseWriter, r *http.Request, run name, wait time.Duration) (View, bool) {
+	if wait == 0 {
+		return h.find(w, r, run)
+	}
+	// Registered before the first look, so that nothing is missed between them.
+	created, stop := h.source.Created(run.namespace, run.name)
+	defer stop()
+	over := time.NewTimer(wait)
+	defer over.Stop()
+	for {
+		v, err := h.source.Find(r.Context(), run.namespace, run.name)
+		if !errors.Is(err, ErrNotFound) {
+			return h.found(w, run, v, err)
+		}
+		select {
+		case <-created:
+		case <-over.C:
+			return h.found(w, run, v, err)
+		case <-h.hub.closing:
+			unavailable(w, "the server is shutting down: try again")
+			return View{}, false
+		case <-r.Context().Done():
+			return View{}, false
+		}
+	}
+}
+
 // find asks the source, and refuses the request if it has no answer.
-func (h *Handler) find(w http.ResponseWriter, r *http.Request) (View, bool) {
-	v, err := h.source.Find(r.Context(), r.PathValue("namespace"), r.PathValue("name"))
+func (h *Handler) find(w http.ResponseWriter, r *http.Request, run name) (View, bool) {
+	v, err := h.source.Find(r.Context(), run.namespace, run.name)
+	return h.found(w, run, v, err)
+}
+
+func (h *Handler) found(w http.ResponseWriter, run name, v View, err error) (View, bool) {
 	switch {
 	case err == nil:
 		return v, true
 	case errors.Is(err, ErrNotFound):
-		refuse(w, http.StatusNotFound, "NotFound", "chatruns.chatrun.dev \""+r.PathValue("name")+"\" not found")
+		refuse(w, http.StatusNotFound, "NotFound", "chatruns.chatrun.dev \""+run.name+"\" not found")
 	default:
-		refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", "the run could not be looked up; try again")
+		unavailable(w, "the run could not be looked up: try again")
 	}
 	return View{}, false
-}
-
-func writeHeader(w http.ResponseWriter) {
-	header := w.Header()
-	header.Set("Content-Type", "text/event-stream")
-	header.Set("Cache-Control", "no-store")
-	// Proxies that hold answers back to fill a buffer know this one.
-	header.Set("X-Accel-Buffering", "no")
-	w.WriteHeader(http.StatusOK)
-}
-
-// refuse answers with the object that kubectl and client libraries understand.
-func refuse(w http.ResponseWriter, code int, reason, message string) {
-	header := w.Header()
-	header.Set("Content-Type", "application/json")
-	header.Set("Cache-Control", "no-store")
-	header.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(code)
-	// A reader that is gone already needs no answer.
-	_ = json.NewEncoder(w).Encode(map[string]any{
-		"apiVersion": "v1", "kind": "Status", "metadata": struct{}{},
-		"status": "Failure", "code": code, "reason": reason, "message": message,
-	})
-}
-
-// The bounds of names in Kubernetes.
-const (
-	maxLabel     = 63
-	maxSubdomain = 253
-)
-
-// isLabel reports whether s can name a namespace.
-func isLabel(s string) bool {
-	if s == "" || len(s) > maxLabel || s[0] == '-' || s[len(s)-1] == '-' {
-		return false
-	}
-	return isNameBytes(s)
-}
-
-// isSubdomain reports whether s can name an object.
-func isSubdomain(s string) bool {
-	if len(s) > maxSubdomain {
-		return false
-	}
-	for part := range strings.SplitSeq(s, ".") {
-		if part == "" || part[0] == '-' || part[len(part)-1] == '-' || !isNameBytes(part) {
-			return false
-		}
-	}
-	return true
-}
-
-func isNameBytes(s string) bool {
-	for _, c := range []byte(s) {
-		if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') {
-			return false
-		}
-	}
-	return true
 }

@@ -11,7 +11,8 @@ import (
 	"chatrun.dev/operator/internal/provider"
 )
 
-// Hub keeps the logs of the runs that are under way here or have readers. Its
+// Hub keeps the logs of the runs that are under way here, were a moment ago, or
+// have readers. Its
 // methods may be called by any goroutine and never wait for a reader.
 //
 // Its exported fields may be changed before it is used.
@@ -21,6 +22,8 @@ type Hub struct {
 	LogBytes, TotalBytes int
 	// Grace is how long a log outlives its run, for readers that resume.
 	Grace time.Duration
+
+	memory memory
 
 	mu   sync.RWMutex
 	logs map[string]*log // by UID
@@ -45,7 +48,7 @@ type End struct {
 func NewHub() *Hub {
 	return &Hub{
 		LogBytes: DefaultLogBytes, TotalBytes: DefaultTotalBytes, Grace: DefaultGrace,
-		logs:     map[string]*log{}, begun: map[name]string{},
+		logs: map[string]*log{}, begun: map[name]string{},
 		closing: make(chan struct{}),
 	}
 }
@@ -70,6 +73,7 @@ func (h *Hub) Begin(run Run, status stream.Status) {
 func (h *Hub) Part(uid string, attempt int32, p provider.Part) {
 	if l := h.find(uid); l != nil {
 		l.part(attempt, p.Kind, p.Text, encode(messagePart(p.Kind, p.Text)))
+		h.relieve()
 	}
 }
 
@@ -87,6 +91,7 @@ func (h *Hub) Tell(run Run, status stream.Status) {
 func (h *Hub) Retry(run Run, status stream.Status, retry stream.Retry) {
 	if l := h.find(run.UID); l != nil {
 		l.fail(status, retry)
+		h.relieve()
 	}
 }
 
@@ -97,14 +102,33 @@ func (h *Hub) Title(run Run, title string) {
 	}
 }
 
-// Finish says how the run finished. Readers get usage, failed and done, and
-// read the log to its end; the hub forgets it at once. Without a log it does
-// nothing.
+// Finish says how the run finished. Readers get usage, failed and done. The log
+// stays for Grace, for those who resume. Without a log it does nothing.
 func (h *Hub) Finish(run Run, end End) {
+	l := h.find(run.UID)
+	if !l.finish(end) {
+		return
+	}
 	h.mu.Lock()
-	l := h.removeLocked(run.UID)
+	// Where no attempt began there is nothing that the run's object cannot tell.
+	keep := l.begun && h.Grace > 0 && h.logs[run.UID] == l
+	if keep {
+		l.grace = time.AfterFunc(h.Grace, func() { h.expire(l) })
+	}
 	h.mu.Unlock()
-	l.finish(end)
+	if !keep {
+		h.expire(l)
+	}
+	h.relieve()
+}
+
+// expire forgets a log. Its readers still read it to its end.
+func (h *Hub) expire(l *log) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.logs[l.run.UID] == l {
+		h.removeLocked(l.run.UID)
+	}
 }
 
 // Drop says that the run is gone. Its readers are cut.
@@ -141,7 +165,22 @@ func (h *Hub) join(run Run) *log {
 	if h.closed {
 		return nil
 	}
-	l := h.openLocked(run)
+	return h.registerLocked(h.openLocked(run))
+}
+
+// joinWritten is join for a log in which an attempt began, and returns nil if
+// there is none.
+func (h *Hub) joinWritten(run Run) *log {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.logs[run.UID]
+	if h.closed || l == nil || !l.begun {
+		return nil
+	}
+	return h.registerLocked(l)
+}
+
+func (h *Hub) registerLocked(l *log) *log {
 	l.readers++
 	h.readers++
 	return l
@@ -153,8 +192,12 @@ func (h *Hub) leave(l *log) {
 	defer h.mu.Unlock()
 	l.readers--
 	h.readers--
-	if l.readers == 0 && !l.begun && h.logs[l.run.UID] == l {
-		delete(h.logs, l.run.UID)
+	switch {
+	case l.readers > 0:
+	case h.logs[l.run.UID] != l:
+		l.release()
+	case !l.begun:
+		h.removeLocked(l.run.UID)
 	}
 }
 
@@ -174,13 +217,21 @@ func (h *Hub) find(uid string) *log {
 func (h *Hub) openLocked(run Run) *log {
 	l := h.logs[run.UID]
 	if l == nil {
-		l = newLog(run, h.LogBytes)
+		l = newLog(run, h.LogBytes, &h.memory)
 		h.logs[run.UID] = l
 	}
 	return l
 }
 
-// removeLocked forgets a log, and returns it; nil if there is none.
+// isClosed reports whether Close was called.
+func (h *Hub) isClosed() bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.closed
+}
+
+// removeLocked forgets a log, and returns it; nil if there is none. What it
+// holds is given back by the last that holds it.
 func (h *Hub) removeLocked(uid string) *log {
 	l := h.logs[uid]
 	if l == nil {
@@ -189,6 +240,12 @@ func (h *Hub) removeLocked(uid string) *log {
 	delete(h.logs, uid)
 	if h.begun[l.run.key()] == uid {
 		delete(h.begun, l.run.key())
+	}
+	if l.grace != nil {
+		l.grace.Stop()
+	}
+	if l.readers == 0 {
+		l.release()
 	}
 	return l
 }

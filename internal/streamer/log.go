@@ -4,7 +4,6 @@
 package streamer
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -12,44 +11,41 @@ import (
 	"chatrun.dev/operator/internal/provider"
 )
 
-// DefaultLogBytes bounds the frames that a log keeps. It holds answers of some
-// 25,000 tokens whole, and of longer ones the end; common ones stay far below.
-const DefaultLogBytes = 4 << 20
-
-// DefaultTotalBytes bounds the frames of all logs: half of what config/manager
-// allows the process.
-const DefaultTotalBytes = 512 << 20
-
-// DefaultGrace is long enough for a browser to come back, and for a laptop to
-// change networks.
-const DefaultGrace = time.Minute
-
 // The phases of a run at which its log behaves differently.
 const (
 	phasePending   = "Pending"
 	phaseRetrying  = "Retrying"
 	phaseSuspended = "Suspended"
+	phaseSucceeded = "Succeeded"
 )
+
+// finishLength is the finish reason of an answer that the model's limit cut.
+const finishLength = "Length"
 
 // log is the stream of one run: all frames but parts since its beginning, and
 // the parts of the current episode. Frames are appended, read by cursors, and
 // taken out when an episode ends or the log grows too large.
 type log struct {
-	run   Run
-	epoch string
-	limit int
+	run    Run
+	epoch  string
+	limit  int
+	memory *memory
 
-	// Guarded by Hub.mu: how many readers hold the log, and whether an attempt
-	// began here. One that nobody writes lives as long as its readers.
+	// Guarded by Hub.mu: how many readers hold the log, whether an attempt began
+	// here, and the end of its grace. One that nobody writes lives as long as its
+	// readers.
 	readers int
 	begun   bool
+	grace   *time.Timer
 
 	mu     sync.Mutex
 	frames []frame // by seq, with gaps
 	last   uint64  // seq of the newest frame ever
 	// parts and controls are the costs of the frames that are parts, and of the
-	// others.
-	parts, controls int
+	// others; held is what memory was told of them.
+	parts, controls, held int
+	// released says that nobody will read the log.
+	released bool
 	// lost is the newest seq at which a frame other than a part was dropped.
 	lost uint64
 	// told is the newest seq that a reader who is given the head has no need
@@ -61,6 +57,11 @@ type log struct {
 	title   string
 	episode episode
 	state   state
+	// end is how the run finished, over when, and final the seq of the first frame
+	// that says so; all zero while it is under way.
+	end   *End
+	final uint64
+	over  time.Time
 
 	// wake and urgent are closed and taken away to wake readers: at any frame,
 	// and at one that suffers no delay. They are made when a reader waits.
@@ -75,29 +76,14 @@ type episode struct {
 	// lastPart is the seq of its newest part, cut that of its newest dropped one.
 	lastPart, cut uint64
 	text          []byte
-	whole         *whole
 }
 
 // whole is the text of an episode up to a part, as one frame. It is made for
-// readers whose next part was dropped, and shared by them: encoding anew for
-// each would let many slow readers of a long answer take all memory.
+// readers whose next part was dropped. Nobody holds it encoded: many slow
+// readers of a long answer would take all memory.
 type whole struct {
-	at     cursor
-	text   []byte
-	encode sync.Once
-	frame  []byte
-}
-
-// bytes returns the frame; nil if there is no text, but reasoning alone.
-func (w *whole) bytes() []byte {
-	w.encode.Do(func() {
-		if len(w.text) == 0 {
-			return
-		}
-		w.frame = event(w.at, stream.EventMessagePart, encode(messagePart(provider.Text, string(w.text))))
-		w.text = nil
-	})
-	return w.frame
+	at   cursor
+	text []byte // shared with the log, which only appends to it
 }
 
 // state says whether frames may still come.
@@ -109,8 +95,8 @@ const (
 	dropped       // the run is gone: stop reading
 )
 
-func newLog(run Run, limit int) *log {
-	return &log{run: run, epoch: newEpoch(), limit: limit}
+func newLog(run Run, limit int, memory *memory) *log {
+	return &log{run: run, epoch: newEpoch(), limit: limit, memory: memory}
 }
 
 func messagePart(kind provider.PartKind, text string) stream.MessagePart {
@@ -170,7 +156,7 @@ func (l *log) tell(status stream.Status) {
 	}
 	l.appendStatus(status)
 	if status.Phase == phasePending || status.Phase == phaseSuspended {
-		l.voidDraft(false)
+		l.voidDraft()
 	}
 	l.publish(false)
 }
@@ -193,36 +179,44 @@ func (l *log) fail(status stream.Status, retry stream.Retry) {
 func (l *log) entitle(title string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.state != live || title == "" || title == l.title {
+	if title == "" || title == l.title {
 		return
 	}
 	l.title = title
 	if l.status != nil {
 		l.status.Title = title
 	}
+	if l.state != live {
+		return // it came late; who joins from now on is told
+	}
 	l.appendControl(stream.EventTitle, stream.Title{Title: title})
 	l.publish(false)
 }
 
-// finish appends the final frames. Nothing is dropped for them. No log has
-// nobody to tell.
-func (l *log) finish(end End) {
+// finish appends the final frames, for which nothing is dropped, and reports
+// whether they were missing. No log has nobody to tell.
+func (l *log) finish(end End) bool {
 	if l == nil {
-		return
+		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.state != live {
-		return
+		return false
 	}
 	l.retry = nil
-	if !l.episode.open || end.Void {
-		l.voidDraft(true)
+	if end.Void {
+		l.seal()
+	}
+	if !l.episode.open {
+		l.voidDraft()
 	}
 	l.episode.open = false
 	if end.Done.Title == "" {
 		end.Done.Title = l.title
 	}
+	l.title = end.Done.Title
+	l.end, l.final, l.status = &end, l.last+1, &end.Done.Status
 	if end.Usage != nil {
 		l.append(stream.EventUsage, encode(end.Usage))
 	}
@@ -230,8 +224,10 @@ func (l *log) finish(end End) {
 		l.append(stream.EventFailed, encode(end.Failed))
 	}
 	l.append(stream.EventDone, encode(end.Done))
-	l.state = ended
+	l.state, l.over = ended, time.Now()
+	l.account()
 	l.notify(true)
+	return true
 }
 
 // drop cuts all readers; no log has none.
@@ -257,20 +253,17 @@ func (l *log) seal() {
 	}
 	l.remove(func(f *frame) bool { return f.part })
 	// The text is void. That there was one is remembered by lastPart.
-	e.text, e.whole, e.cut = nil, nil, 0
+	e.text, e.cut = nil, 0
 }
 
 // voidDraft tells readers to drop what they hold of an ended episode, where no
-// new attempt will. final frames are read after the head as well.
-func (l *log) voidDraft(final bool) {
+// new attempt will.
+func (l *log) voidDraft() {
 	if l.episode.lastPart == 0 {
 		return
 	}
 	l.episode.lastPart = 0
-	l.append(stream.EventReset, encode(stream.Reset{Attempt: l.episode.attempt}))
-	if !final {
-		l.told = l.last
-	}
+	l.appendControl(stream.EventReset, stream.Reset{Attempt: l.episode.attempt})
 }
 
 func (l *log) appendStatus(status stream.Status) {
@@ -309,64 +302,10 @@ func (l *log) at(seq uint64) cursor {
 	return c
 }
 
-// Of a log's bytes a quarter is for frames that are no parts, so that many
-// retries leave room for text, and the rest for parts.
-func (l *log) partsLimit() int    { return l.limit - l.controlsLimit() }
-func (l *log) controlsLimit() int { return l.limit / 4 }
-
-// trim drops the oldest parts, and, apart from them, the oldest of other frames:
-// of thousands of retries, which nobody who still reads is behind. It goes a
-// quarter below the limit, so that it is seldom needed.
-func (l *log) trim() {
-	if limit := l.partsLimit(); l.parts > limit {
-		l.remove(func(f *frame) bool {
-			if !f.part || l.parts <= limit-limit/4 {
-				return false
-			}
-			l.episode.cut = f.seq
-			return true
-		})
-	}
-	if limit := l.controlsLimit(); l.controls > limit {
-		l.remove(func(f *frame) bool {
-			if f.part || l.controls <= limit-limit/4 {
-				return false
-			}
-			l.lost = f.seq
-			return true
-		})
-	}
-}
-
-// remove takes frames out of the log. Readers hold nothing of the slice, so it
-// may be changed, and is given back where little is left of it.
-func (l *log) remove(which func(*frame) bool) {
-	l.frames = slices.DeleteFunc(l.frames, func(f frame) bool {
-		if !which(&f) {
-			return false
-		}
-		*l.sum(&f) -= f.cost()
-		return true
-	})
-	if cap(l.frames) > minSlack && cap(l.frames) > 4*len(l.frames) {
-		l.frames = slices.Clone(l.frames)
-	}
-}
-
-// sum is the one that the cost of a frame belongs to.
-func (l *log) sum(f *frame) *int {
-	if f.part {
-		return &l.parts
-	}
-	return &l.controls
-}
-
-// minSlack is how many empty places of a log are not worth giving back.
-const minSlack = 64
-
 // publish shows readers what was appended, within the log's bound.
 func (l *log) publish(urgent bool) {
-	l.trim()
+	l.trim(l.limit)
+	l.account()
 	l.notify(urgent)
 }
 

@@ -76,7 +76,7 @@ type follows struct {
 
 func everyReader(t *testing.T, limit int, lag bool) {
 	hub := NewHub()
-	hub.LogBytes = limit
+	hub.LogBytes, hub.Grace = limit, 0
 	source := &shelf{view: View{Run: hello, Status: statusOf(hello, "Pending", 0)}}
 	handler := NewHandler(hub, source, Anyone)
 	handler.MinInterval = 0
@@ -341,24 +341,4 @@ func TestFallenFarBehind(t *testing.T) {
 			t.Errorf("got %q, done %t: %s", c.draft, c.done, names(c.events))
 		}
 	})
-}
-
-// TestWholeTextIsShared: readers that fell off get the same frame, encoded once.
-func TestWholeTextIsShared(t *testing.T) {
-	l := newLog(hello, 2000)
-	l.begin(statusOf(hello, "Streaming", 1))
-	for range 100 {
-		p := text("a token ")
-		l.part(1, p.Kind, p.Text, encode(messagePart(p.Kind, p.Text)))
-	}
-	one, two := (&reader{log: l}).next(nil), (&reader{log: l}).next(nil)
-	if one.whole == nil || one.whole != two.whole {
-		t.Fatal("two readers at the same place got two texts")
-	}
-	want := strings.Repeat("a token ", 100)
-	c := &client{t: t}
-	c.read(string(one.whole.bytes()))
-	if c.draft != want || &one.whole.bytes()[0] != &two.whole.bytes()[0] {
-		t.Errorf("got %q", c.draft)
-	}
 }

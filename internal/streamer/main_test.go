@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,19 +46,40 @@ type source func() (View, error)
 
 func (s source) Find(context.Context, string, string) (View, error) { return s() }
 
+func (s source) Created(string, string) (<-chan struct{}, func()) { return nil, func() {} }
+
 func views(v View) source { return func() (View, error) { return v, nil } }
 
-// shelf is a Source that can be changed.
+// shelf is a Source that can be changed, and tells of it.
 type shelf struct {
-	mu   sync.Mutex
-	view View
-	err  error
+	mu      sync.Mutex
+	view    View
+	err     error
+	waiting []chan struct{}
 }
 
 func (s *shelf) put(v View, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.view, s.err = v, err
+	for _, c := range s.waiting {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (s *shelf) Created(string, string) (<-chan struct{}, func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := make(chan struct{}, 1)
+	s.waiting = append(s.waiting, c)
+	return c, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.waiting = slices.DeleteFunc(s.waiting, func(other chan struct{}) bool { return other == c })
+	}
 }
 
 func (s *shelf) Find(context.Context, string, string) (View, error) {

@@ -22,13 +22,15 @@ type reader struct {
 	seq uint64
 	// quiet is the newest frame other than a part that the head stands for.
 	quiet uint64
+	// untitled says that the title is to be told before the final frames.
+	untitled bool
 }
 
 // batch is what a reader has to write now.
 type batch struct {
 	frames [][]byte
-	// whole, if not nil, comes after the frames.
-	whole *whole
+	// whole, if it has text, comes after the frames.
+	whole whole
 	// fallen says that the log lost more than parts: enter it anew.
 	fallen bool
 	// more says that further frames are there already.
@@ -61,13 +63,10 @@ func (r *reader) resume(text string) bool {
 func (r *reader) enter(reset bool, v View) [][]byte {
 	l := r.log
 	l.mu.Lock()
-	status, retry := v.Status, v.Retry
-	if l.status != nil {
-		status, retry = *l.status, l.retry
-	}
-	status.Title = cmp.Or(status.Title, l.title)
+	status, retry := l.standingLocked(v)
 	// All parts in the log are of the current episode.
 	r.seq, r.quiet = 0, l.told
+	r.untitled = l.state == ended && l.title != ""
 	l.mu.Unlock()
 
 	at := cursor{l.epoch, status.Attempt, nowhere}
@@ -80,6 +79,24 @@ func (r *reader) enter(reset bool, v View) [][]byte {
 		head = append(head, event(at, stream.EventRetry, encode(retry)))
 	}
 	return head
+}
+
+// standing is the newest status that the log was told, or else that of v.
+func (l *log) standing(v View) stream.Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	status, _ := l.standingLocked(v)
+	return status
+}
+
+// standingLocked is standing, and the retry that is pending.
+func (l *log) standingLocked(v View) (stream.Status, *stream.Retry) {
+	status, retry := v.Status, v.Retry
+	if l.status != nil {
+		status, retry = *l.status, l.retry
+	}
+	status.Title = cmp.Or(status.Title, l.title)
+	return status, retry
 }
 
 // next returns the frames after those of the call before, at most batchFrames
@@ -105,6 +122,10 @@ func (r *reader) next(into [][]byte) batch {
 	for ; i < len(l.frames) && len(b.frames) < batchFrames; i++ {
 		f := &l.frames[i]
 		r.seq = f.seq
+		if r.untitled && f.seq >= l.final {
+			r.untitled = false
+			b.frames = append(b.frames, event(cursor{l.epoch, f.attempt, nowhere}, stream.EventTitle, encode(stream.Title{Title: l.title})))
+		}
 		if f.part || f.seq > r.quiet {
 			b.frames = append(b.frames, f.data)
 		}
@@ -124,13 +145,10 @@ func (r *reader) next(into [][]byte) batch {
 // reset, and the text up to a part after which the log has all.
 func (r *reader) catchUp(into [][]byte) batch {
 	l, e := r.log, &r.log.episode
-	if e.whole == nil || e.whole.at.seq < e.cut {
-		e.whole = &whole{at: cursor{l.epoch, e.attempt, e.lastPart}, text: e.text}
-	}
-	b := batch{frames: into, whole: e.whole, more: true}
+	b := batch{frames: into, more: true, whole: whole{at: cursor{l.epoch, e.attempt, e.lastPart}, text: e.text}}
 	for i := range l.frames {
 		f := &l.frames[i]
-		if f.seq > e.whole.at.seq {
+		if f.seq > e.lastPart {
 			break
 		}
 		if !f.part && f.seq > r.seq && f.seq > r.quiet {
@@ -139,7 +157,7 @@ func (r *reader) catchUp(into [][]byte) batch {
 	}
 	at := cursor{l.epoch, e.attempt, nowhere}
 	b.frames = append(b.frames, event(at, stream.EventReset, encode(stream.Reset{Attempt: e.attempt})))
-	r.seq = e.whole.at.seq
+	r.seq = e.lastPart
 	return b
 }
 

@@ -59,8 +59,13 @@ func StartManager(ctx context.Context, cfg *rest.Config) (*Manager, error) {
 		cancel()
 		return nil, err
 	}
+	source, err := controller.NewSource(ctx, mgr)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
 	m := &Manager{cancel: cancel, done: make(chan error, 1), caller: caller}
-	m.server = httptest.NewUnstartedServer(streamer.NewHandler(hub, controller.Source{Cache: mgr.GetClient(), Live: mgr.GetAPIReader()}, streamer.Anyone))
+	m.server = httptest.NewUnstartedServer(streamer.NewHandler(hub, source, streamer.Anyone))
 	m.server.Config.BaseContext = func(net.Listener) context.Context { return ctx }
 	m.server.Start()
 	m.Stream = m.server.URL

@@ -1,0 +1,51 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package streamer
+
+import (
+	"net/http"
+
+	"chatrun.dev/operator/api/stream"
+	"chatrun.dev/operator/internal/provider"
+)
+
+// answer streams a finished run from its view, with the same frames in the same
+// order as one that was followed to its end.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, v View, q query) {
+	if r.Context().Err() != nil {
+		return
+	}
+	writeHeader(w, formatEvents)
+	frames := append([][]byte{reconnectAfter(reconnect)}, finished(v, q.after != "")...)
+	// A reader that goes away meanwhile has nobody to be told of.
+	_ = h.sink(w).send(frames...)
+}
+
+// finished returns the frames of a finished run. Their epoch is in no log, so
+// who is cut among them and comes back is reset, and gets all of them again.
+func finished(v View, reset bool) [][]byte {
+	at := cursor{epoch: newEpoch(), attempt: v.Status.Attempt}
+	var frames [][]byte
+	add := func(what stream.Name, data any) {
+		at.seq++
+		frames = append(frames, event(at, what, encode(data)))
+	}
+	if reset {
+		add(stream.EventReset, stream.Reset{Attempt: v.Status.Attempt})
+	}
+	add(stream.EventStatus, v.Status)
+	if v.Text != "" {
+		add(stream.EventMessagePart, messagePart(provider.Text, v.Text))
+	}
+	if v.Title != "" {
+		add(stream.EventTitle, stream.Title{Title: v.Title})
+	}
+	if v.End.Usage != nil {
+		add(stream.EventUsage, v.End.Usage)
+	}
+	if v.End.Failed != nil {
+		add(stream.EventFailed, v.End.Failed)
+	}
+	return append(frames, eventWithID([]byte(endID(v.Run.UID)), stream.EventDone, encode(v.End.Done)))
+}

@@ -1,0 +1,168 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package streamer
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"chatrun.dev/operator/api/stream"
+)
+
+// heartbeat is a comment, which readers of server-sent events skip.
+var heartbeat = []byte(": keep-alive\n\n")
+
+// reconnect is how long an EventSource that was cut waits before it comes back.
+const reconnect = 2 * time.Second
+
+// The bounds of the same where the server closes and all its readers come back:
+// spread out, so that the next one is not stormed.
+const (
+	minSpread = time.Second
+	maxSpread = 10 * time.Second
+)
+
+func reconnectAfter(d time.Duration) []byte {
+	return fmt.Appendf(nil, "retry: %d\n\n", d.Milliseconds())
+}
+
+// follower streams a run's events from its log to one reader.
+type follower struct {
+	*Handler
+	request *http.Request
+	out     *sink
+	pace    *pace
+	reader  *reader
+	view    View
+	query   query
+	// dirty says that something was written since the last flush.
+	dirty bool
+}
+
+// follow streams until the run ends, the reader goes, or the server closes.
+func (h *Handler) follow(w http.ResponseWriter, r *http.Request, l *log, v View, q query) {
+	f := &follower{Handler: h, request: r, out: h.sink(w), pace: h.pace(r), reader: &reader{log: l}, view: v, query: q}
+	defer f.pace.stop()
+	head := [][]byte{reconnectAfter(reconnect)}
+	if q.after == "" || !f.reader.resume(q.after) {
+		head = append(head, f.reader.enter(q.after != "", v)...)
+	}
+	writeHeader(w, formatEvents)
+	// The header goes out at once, also where there is nothing else to say.
+	if f.out.send(head...) == nil && f.out.flush() == nil {
+		f.run()
+	}
+}
+
+// run is the one loop over history and what comes.
+func (f *follower) run() {
+	var frames [][]byte
+	for {
+		b := f.reader.next(frames[:0])
+		frames = b.frames
+		if b.state == ended && !f.hub.written(f.reader.log) {
+			// What the run has of text is not in this log.
+			if answered, _ := f.lookAgain(false); answered {
+				return
+			}
+		}
+		if b.fallen {
+			b.frames, b.more = f.reader.enter(true, f.view), true
+		}
+		if !f.write(b) || b.state != live || !b.more && !f.query.follow {
+			return
+		}
+		clear(frames[:cap(frames)]) // an idle reader keeps no frame alive
+		if !b.more && !f.rest(b) {
+			return
+		}
+	}
+}
+
+// lookAgain asks the source whether the run ended where the log was not told:
+// no attempt began in it, or another process ended the run. It reports whether
+// the run was answered from its view, and whether it is gone.
+func (f *follower) lookAgain(reset bool) (answered, gone bool) {
+	v, gone := f.Handler.lookAgain(f.request, f.view.Run)
+	if !v.Finished {
+		return false, gone
+	}
+	_ = f.out.send(finished(v, reset)...)
+	return true, false
+}
+
+// lookAgain asks the source for a run anew, and reports whether it is gone. The
+// view is empty if there is no news.
+func (h *Handler) lookAgain(r *http.Request, run Run) (v View, gone bool) {
+	v, err := h.source.Find(r.Context(), run.Namespace, run.Name)
+	switch {
+	case errors.Is(err, ErrNotFound), err == nil && v.Run.UID != run.UID:
+		return View{}, true
+	case err != nil:
+		return View{}, false
+	}
+	return v, false
+}
+
+// write writes a batch, and reports whether the reader is still there.
+func (f *follower) write(b batch) bool {
+	if len(b.frames) == 0 && len(b.whole.text) == 0 {
+		return true
+	}
+	f.dirty = true
+	return f.out.send(b.frames...) == nil && f.out.sendWhole(b.whole) == nil
+}
+
+// rest flushes what was written, and waits for the next frame. It reports
+// whether to go on.
+func (f *follower) rest(b batch) bool {
+	if f.dirty {
+		f.dirty = false
+		if f.out.flush() != nil {
+			return false
+		}
+		if s := f.pace.wrote(b.urgent); s >= left {
+			f.farewell(s)
+			return false
+		}
+	}
+	for {
+		switch s := f.pace.wait(f.pace.beat, b.wake); s {
+		case woken:
+			return true
+		case fired:
+			if !f.keepAlive() {
+				return false
+			}
+		default:
+			f.farewell(s)
+			return false
+		}
+	}
+}
+
+// keepAlive sends the heartbeat, and reports whether to go on.
+func (f *follower) keepAlive() bool {
+	if answered, gone := f.lookAgain(f.hub.written(f.reader.log)); answered || gone {
+		return false
+	}
+	f.pace.beat.Reset(f.Heartbeat)
+	return f.out.send(heartbeat) == nil && f.out.flush() == nil
+}
+
+// farewell tells a reader of a closing server where the run stands, and when to
+// come back. The frame has no id: the reader's place is the one it had.
+func (f *follower) farewell(s signal) {
+	if s != closing {
+		return
+	}
+	status := f.reader.log.standing(f.view)
+	// Nothing to be done about a reader that is gone as well.
+	_ = f.out.send(
+		reconnectAfter(minSpread+rand.N(maxSpread-minSpread)),
+		fmt.Appendf(nil, "event: %s\ndata: %s\n\n", stream.EventStatus, encode(status)))
+}

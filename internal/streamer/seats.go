@@ -1,0 +1,36 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package streamer
+
+import "sync"
+
+// seats counts the readers that are served or wait, over all runs and by run.
+// It goes by names, since who waits for a run knows no UID.
+type seats struct {
+	mu    sync.Mutex
+	total int
+	runs  map[name]int
+}
+
+// take takes a seat, unless there are as many as allowed; 0 allows any number.
+// Each seat taken is to be given back.
+func (s *seats) take(run name, maxTotal, maxRun int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if maxTotal > 0 && s.total >= maxTotal || maxRun > 0 && s.runs[run] >= maxRun {
+		return false
+	}
+	s.total++
+	s.runs[run]++
+	return true
+}
+
+func (s *seats) giveBack(run name) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total--
+	if s.runs[run]--; s.runs[run] == 0 {
+		delete(s.runs, run)
+	}
+}

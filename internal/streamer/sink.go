@@ -1,0 +1,92 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package streamer
+
+import (
+	"bytes"
+	"net/http"
+	"time"
+	"unicode/utf8"
+
+	"chatrun.dev/operator/api/stream"
+	"chatrun.dev/operator/internal/provider"
+)
+
+// maxWrite bounds one write, so that a long frame has a deadline for each piece
+// and a slow reader of it is not taken for one that does not read.
+const maxWrite = 64 << 10
+
+// sink writes to one reader.
+type sink struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	timeout time.Duration
+}
+
+func (h *Handler) sink(w http.ResponseWriter) *sink {
+	return &sink{w: w, control: http.NewResponseController(w), timeout: h.WriteTimeout}
+}
+
+// send writes frames, each piece of maxWrite under a deadline of its own.
+func (s *sink) send(frames ...[]byte) error {
+	s.extend()
+	for _, f := range frames {
+		for len(f) > maxWrite {
+			if _, err := s.w.Write(f[:maxWrite]); err != nil {
+				return err
+			}
+			f = f[maxWrite:]
+			s.extend()
+		}
+		if _, err := s.w.Write(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendWhole writes a whole text as one frame, and encodes it piece by piece.
+func (s *sink) sendWhole(w whole) error {
+	if len(w.text) == 0 {
+		return nil // reasoning alone
+	}
+	// What a part without its text looks like, in two halves.
+	const mark = "\x01"
+	part := encode(messagePart(provider.Text, mark))
+	head, tail, _ := bytes.Cut(event(w.at, stream.EventMessagePart, part), encodeText(mark))
+	if err := s.send(head); err != nil {
+		return err
+	}
+	for rest := w.text; len(rest) > 0; {
+		n := runes(rest, maxWrite)
+		if err := s.send(encodeText(string(rest[:n]))); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return s.send(tail)
+}
+
+// encodeText returns s as JSON has it between quotes.
+func encodeText(s string) []byte {
+	b := encode(s)
+	return b[1 : len(b)-1]
+}
+
+// runes returns how many bytes of text make whole runes and are at most limit.
+func runes(text []byte, limit int) int {
+	if len(text) <= limit {
+		return len(text)
+	}
+	for limit > 0 && !utf8.RuneStart(text[limit]) {
+		limit--
+	}
+	return limit
+}
+
+func (s *sink) flush() error { return s.control.Flush() }
+
+// extend sets the write deadline anew. A writer that has none is one that
+// cannot block either, such as a recorder in a test.
+func (s *sink) extend() { _ = s.control.SetWriteDeadline(time.Now().Add(s.timeout)) }
