@@ -28,7 +28,7 @@ type options struct {
 	leaderElectNS  string
 	healthAddress  string
 	metricsAddress string
-	streamAddress  string
+	stream         streamOptions
 	worker         string
 	egressProxy    string
 	noProxy        string
@@ -49,8 +49,7 @@ func parse(args []string) (*options, error) {
 		"Namespace of the leader's Lease. Empty: the pod's own.")
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", "127.0.0.1:8081", "Address of /healthz and /readyz; 0 is off.")
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "Address of /metrics; 0 is off.")
-	fs.StringVar(&o.streamAddress, "stream-bind-address", "127.0.0.1:8090",
-		"Address of the stream endpoint; 0 is off. It does not authenticate its readers in this version: keep it on loopback.")
+	o.stream.bind(fs)
 	fs.StringVar(&o.worker, "worker-name", "",
 		"Name of this manager in status.worker, unique among those that live. Empty: the host's name, which is the pod's.")
 	fs.StringVar(&o.egressProxy, "egress-proxy", "",
@@ -71,16 +70,19 @@ func parse(args []string) (*options, error) {
 	if fs.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: the manager takes flags alone", fs.Arg(0))
 	}
-	return o, o.complete()
+	given := false
+	fs.Visit(func(f *flag.Flag) { given = given || f.Name == addressFlag })
+	return o, o.complete(given)
 }
 
 // maxWorkerName is the schema's bound of status.worker.
 const maxWorkerName = 253
 
 // complete checks what flag parsing cannot, and fills in the worker's name.
-func (o *options) complete() error {
+// givenStream says whether the stream endpoint's address was given.
+func (o *options) complete(givenStream bool) error {
 	for name, address := range map[string]*string{
-		"stream-bind-address": &o.streamAddress, "health-probe-bind-address": &o.healthAddress, "metrics-bind-address": &o.metricsAddress,
+		addressFlag: &o.stream.address, "health-probe-bind-address": &o.healthAddress, "metrics-bind-address": &o.metricsAddress,
 	} {
 		if *address == "" || *address == off {
 			// For an empty one the metrics server would open a port to everybody.
@@ -90,6 +92,9 @@ func (o *options) complete() error {
 		if _, _, err := net.SplitHostPort(*address); err != nil {
 			return fmt.Errorf("--%s: %w", name, err)
 		}
+	}
+	if err := o.stream.complete(givenStream); err != nil {
+		return err
 	}
 	if o.headerTimeout < 0 {
 		return errors.New("--provider-header-timeout must not be negative")

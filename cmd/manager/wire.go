@@ -4,14 +4,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -20,23 +22,14 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/access"
 	"chatrun.dev/operator/internal/controller"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
 
-const (
-	// leaseName is the leader's Lease.
-	leaseName = "chatrun-operator.chatrun.dev"
-	// streamHeaderTimeout and streamHeaderBytes bound what a reader may send
-	// before it is answered.
-	streamHeaderTimeout = 10 * time.Second
-	streamHeaderBytes   = 32 << 10
-	// streamIdle ends connections between two requests.
-	streamIdle = 2 * time.Minute
-	// streamGrace is for readers to read what is written already, at shutdown.
-	streamGrace = 2 * time.Second
-)
+// leaseName is the leader's Lease.
+const leaseName = "chatrun-operator.chatrun.dev"
 
 // manager makes the manager.
 func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
@@ -73,15 +66,16 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 		return fmt.Errorf("setting up the provider client: %w", err)
 	}
 	hub := streamer.NewHub()
+	hub.LogBytes, hub.TotalBytes, hub.Grace = o.stream.logBytes, o.stream.logTotalBytes, o.stream.logGrace
 	if err := controller.Setup(ctx, mgr, controller.Options{Caller: caller, Hub: hub, Worker: o.worker}); err != nil {
 		return err
 	}
-	if o.streamAddress != off {
+	if o.stream.address != off {
 		source, err := controller.NewSource(ctx, mgr)
 		if err != nil {
 			return err
 		}
-		if err := mgr.Add(&streamServer{address: o.streamAddress, handler: streamer.NewHandler(hub, source, streamer.Anyone)}); err != nil {
+		if err := o.stream.wire(mgr, hub, source); err != nil {
 			return err
 		}
 	}
@@ -98,44 +92,58 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 	)
 }
 
-// streamServer serves the stream endpoint. Every replica does, leader or not.
-type streamServer struct {
-	address string
-	handler http.Handler
+// podNamespace is where a pod finds the name of its namespace.
+const podNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// wire adds the stream endpoint.
+func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streamer.Source) error {
+	o := access.Options{Log: ctrl.Log.WithName("stream")}
+	if !s.local {
+		client, err := kubernetes.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+		if err != nil {
+			return fmt.Errorf("making a client for reviews: %w", err)
+		}
+		// Outside a pod there is no such file, and tickets need the flag.
+		own, _ := os.ReadFile(podNamespace)
+		if o.TicketSecret, err = s.secret(string(bytes.TrimSpace(own))); err != nil {
+			return err
+		}
+		o.Client = client
+	}
+	if s.frontDoor {
+		door, err := access.NewFrontDoor(o.Client)
+		if err != nil {
+			return err
+		}
+		if err := mgr.Add(door); err != nil {
+			return err
+		}
+		o.FrontDoor = door
+		if err := mgr.AddReadyzCheck("front-door", func(*http.Request) error { return door.Ready() }); err != nil {
+			return err
+		}
+	}
+	return mgr.Add(s.server(hub, source, o))
 }
 
-// Start implements manager.Runnable.
-func (s *streamServer) Start(ctx context.Context) error {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.address)
-	if err != nil {
-		return fmt.Errorf("opening the stream endpoint: %w", err)
+// server puts the endpoint together. What it asks the API server goes by o.
+func (s *streamOptions) server(hub *streamer.Hub, source streamer.Source, o access.Options) *streamServer {
+	server := &streamServer{
+		address: s.address, secure: !s.local, closing: hub.Close, log: o.Log,
+		headerTimeout: streamHeaderTimeout, grace: streamGrace, reload: streamReload,
 	}
-	readers, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	server := &http.Server{
-		Handler:           s.handler,
-		ReadHeaderTimeout: streamHeaderTimeout,
-		MaxHeaderBytes:    streamHeaderBytes,
-		IdleTimeout:       streamIdle,
-		// The handler ends its streams when this context does.
-		BaseContext: func(net.Listener) context.Context { return readers },
+	server.certFile, server.keyFile = s.certificate()
+	guard := streamer.Anyone
+	around := func(next http.Handler) http.Handler { return ownHost(access.NoDiscovery(next)) }
+	if !s.local {
+		gate := access.New(o)
+		guard, around = gate, gate.Discovery
 	}
-	ctrl.Log.WithName("stream").Info("serving", "address", listener.Addr().String())
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serving the stream endpoint: %w", err)
-	case <-ctx.Done():
+	if o.FrontDoor != nil {
+		server.change = o.FrontDoor.TLS
 	}
-	end()
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), streamGrace)
-	defer cancel()
-	if err := server.Shutdown(grace); err != nil {
-		return server.Close()
-	}
-	return nil
+	handler := streamer.NewHandler(hub, source, guard)
+	handler.MaxReaders, handler.MaxReadersPerRun = s.maxReaders, s.maxReadersPerRun
+	server.handler = access.Log(o.Log, bound(streamBodyTime, shared(list(s.origins), around(handler))))
+	return server
 }
-
-// NeedLeaderElection implements manager.LeaderElectionRunnable.
-func (*streamServer) NeedLeaderElection() bool { return false }

@@ -82,6 +82,7 @@ func startManager(ctx context.Context, c *cluster, out *screen) (*manager, error
 	// Not ctx: stop ends it in order, whatever ended ctx.
 	m.cmd = exec.Command(managerFile, //nolint:noctx // see above
 		"--kubeconfig="+config,
+		"--stream-local",
 		"--stream-bind-address="+addresses[0],
 		"--health-probe-bind-address="+addresses[1],
 		"--metrics-bind-address=0",

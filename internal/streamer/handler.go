@@ -169,6 +169,13 @@ func (h *Handler) complete(w http.ResponseWriter, r *http.Request, run name) {
 // serve gives the reader a seat, and finds out who answers: the log of the run,
 // or its view.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, run name, q query) {
+	if q.format == formatText && !q.hold && !r.ProtoAtLeast(1, 1) {
+		// There the end of the connection is the end of the answer: one that is
+		// broken off would pass for a whole one.
+		refuse(w, http.StatusHTTPVersionNotSupported, "HTTPVersionNotSupported",
+			"text over HTTP/1.0 cannot tell a whole answer from one that was cut: let the proxy before this server speak HTTP/1.1, or ask with hold=true")
+		return
+	}
 	if !h.seats.take(run, h.MaxReaders, h.MaxReadersPerRun) {
 		w.Header().Set("Retry-After", retryAfter)
 		refuse(w, http.StatusTooManyRequests, "TooManyRequests", "too many readers of this run, or in all: try again later")

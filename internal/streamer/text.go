@@ -5,6 +5,7 @@ package streamer
 
 import (
 	"net/http"
+	"strconv"
 )
 
 // A format that is text alone cannot take text back. So its rule is: an answer
@@ -120,6 +121,9 @@ func (h *Handler) narrate(w http.ResponseWriter, r *http.Request, l *log, v View
 			n.finish(*p.end)
 			return
 		}
+		if p.end != nil {
+			n.measure(p.text, *p.end)
+		}
 		if !n.say(p.model, p.text) {
 			return
 		}
@@ -197,9 +201,21 @@ func (n *narrator) conclude(v View) {
 		n.breakOff(http.StatusServiceUnavailable, reasonVoid, messageVoid)
 	case !succeeded(v.End):
 		n.finish(v.End)
-	case n.say(v.End.Done.Model, []byte(v.Text)):
-		n.cursor.sent = len(v.Text)
-		n.finish(v.End)
+	default:
+		text := []byte(v.Text)
+		n.measure(text, v.End)
+		if n.say(v.End.Done.Model, text) {
+			n.cursor.sent = len(text)
+			n.finish(v.End)
+		}
+	}
+}
+
+// measure tells the size of a whole answer before it is sent, so that whoever
+// is cut within it knows, over HTTP/1.0 as well.
+func (n *narrator) measure(text []byte, end End) {
+	if n.query.format == formatText && !n.opened && int64(len(text)) == end.Done.Bytes {
+		n.w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	}
 }
 

@@ -286,3 +286,37 @@ func TestPlainTextIsLive(t *testing.T) {
 		}
 	})
 }
+
+// TestTextOverHTTP10: where only the end of the connection ends an answer, none
+// is sent that might be broken off, and one that is whole tells its size.
+func TestTextOverHTTP10(t *testing.T) {
+	good := View{Run: hello, Finished: true, Text: "the text", End: doneWith("Succeeded", "the text")}
+	for query, want := range map[string]int{"format=text": http.StatusHTTPVersionNotSupported, "format=text&hold=true": 200, "format=openai": 200, "": 200} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, helloPath+"?"+query, nil)
+		r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.0", 1, 0
+		w := httptest.NewRecorder()
+		NewHandler(NewHub(), views(good), Anyone).ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%q: %d, want %d", query, w.Code, want)
+		}
+		if size := w.Header().Get("Content-Length"); (size == "8") != strings.Contains(query, "hold") {
+			t.Errorf("%q: Content-Length %q", query, size)
+		}
+	}
+}
+
+// TestHeldTextTellsItsSize: also from the log.
+func TestHeldTextTellsItsSize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := NewHub()
+		got := listen(t, NewHandler(hub, views(pendingView()), Anyone), "format=text&hold=true")
+		synctest.Wait()
+		hub.Begin(hello, statusOf(hello, "Streaming", 1))
+		hub.Part(hello.UID, 1, text("zwölf"))
+		hub.Finish(hello, doneWith("Succeeded", "zwölf"))
+		<-got.done
+		if got.header.Get("Content-Length") != "6" || got.String() != "zwölf" {
+			t.Errorf("%v %q", got.header, got)
+		}
+	})
+}

@@ -13,14 +13,21 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-logr/logr"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard()) // it complains if nobody says
+	os.Exit(m.Run())
+}
 
 // account is the manager's ServiceAccount in config/default.
 const account = "system:serviceaccount:chatrun-system:chatrun-manager"
 
 // kubectl is the control plane's, as admin.
-type kubectl struct{ path, kubeconfig string }
+type kubectl struct{ path, kubeconfig, cache string }
 
 // start starts a control plane.
 func start(t *testing.T) kubectl {
@@ -38,7 +45,8 @@ func start(t *testing.T) kubectl {
 	if _, err := env.Start(); err != nil {
 		t.Fatalf("starting the control plane: %v", err)
 	}
-	k := kubectl{path: filepath.Join(assets, "kubectl"), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	dir := t.TempDir()
+	k := kubectl{path: filepath.Join(assets, "kubectl"), kubeconfig: filepath.Join(dir, "kubeconfig"), cache: filepath.Join(dir, "cache")}
 	if err := os.WriteFile(k.kubeconfig, env.KubeConfig, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +56,7 @@ func start(t *testing.T) kubectl {
 // run returns both outputs: kubectl's answer, and what it warns of.
 func (k kubectl) run(t *testing.T, input string, args ...string) (answer, warnings string, err error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), k.path, append([]string{"--kubeconfig=" + k.kubeconfig}, args...)...)
+	cmd := exec.CommandContext(t.Context(), k.path, append([]string{"--kubeconfig=" + k.kubeconfig, "--cache-dir=" + k.cache}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
 	err = cmd.Run()
@@ -82,10 +90,15 @@ func TestDefaultAppliesAndGrantsTheLeast(t *testing.T) {
 		"namespace/chatrun-system", "customresourcedefinition.apiextensions.k8s.io/chatruns.chatrun.dev",
 		"customresourcedefinition.apiextensions.k8s.io/chatproviders.chatrun.dev", "serviceaccount/chatrun-manager",
 		"clusterrole.rbac.authorization.k8s.io/chatrun-manager-role", "deployment.apps/chatrun-manager",
+		"clusterrole.rbac.authorization.k8s.io/chatrun-viewer", "clusterrole.rbac.authorization.k8s.io/chatrun-editor",
+		"clusterrole.rbac.authorization.k8s.io/chatrun-stream-reader", "clusterrole.rbac.authorization.k8s.io/chatprovider-admin",
 	} {
 		if !strings.Contains(answer, object+" ") {
 			t.Errorf("config/default has no %s:\n%s", object, answer)
 		}
+	}
+	if strings.Contains(answer, "apiservice") {
+		t.Errorf("config/default opens the front door:\n%s", answer)
 	}
 	// make deploy is run again to update.
 	k.apply(t, "default")
@@ -102,10 +115,7 @@ func TestDefaultAppliesAndGrantsTheLeast(t *testing.T) {
 func rights(t *testing.T, k kubectl) {
 	t.Helper()
 	const lease = "leases.coordination.k8s.io/chatrun-operator.chatrun.dev"
-	for _, c := range []struct {
-		want string
-		args []string
-	}{
+	canI(t, k, []question{
 		{"yes", []string{"watch", "chatruns.chatrun.dev", "--all-namespaces"}},
 		{"yes", []string{"patch", "chatruns.chatrun.dev/x", "--subresource=status"}},
 		{"yes", []string{"watch", "chatproviders.chatrun.dev", "--all-namespaces"}},
@@ -122,7 +132,19 @@ func rights(t *testing.T, k kubectl) {
 		{"no", []string{"create", "chatruns.chatrun.dev"}},
 		{"no", []string{"patch", "chatproviders.chatrun.dev/x"}},
 		{"no", []string{"create", "pods"}},
-	} {
+	})
+}
+
+// question is what `kubectl auth can-i` is asked, and its answer.
+type question struct {
+	want string
+	args []string
+}
+
+// canI asks for the manager.
+func canI(t *testing.T, k kubectl, questions []question) {
+	t.Helper()
+	for _, c := range questions {
 		args := append([]string{"auth", "can-i", "--as=" + account}, c.args...)
 		// can-i exits with 1 for a no, so the answer counts, not the error.
 		answer, _, _ := k.run(t, "", args...)

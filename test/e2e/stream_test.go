@@ -114,7 +114,10 @@ var _ = Describe("The stream", func() {
 		Expect(first.Stop()).To(Succeed())
 
 		second := startManager(ctx)
-		Eventually(ctx, func() int { code, _ := get(ctx, harness.StreamURL(second.Stream, run.Namespace, run.Name)); return code }).Should(Equal(200))
+		Eventually(ctx, func() int {
+			code, _ := get(ctx, harness.StreamURL(second.Stream, run.Namespace, run.Name))
+			return code
+		}).Should(Equal(200))
 		text, names = events(second.Stream)
 		Expect(text).To(Equal("Hello, world"))
 		Expect(names).To(Equal(want))

@@ -79,8 +79,11 @@ func Scheme() *apiruntime.Scheme {
 	return scheme
 }
 
+// Flag is a flag of the API server.
+type Flag struct{ Name, Value string }
+
 // StartControlPlane starts one from the binaries that KUBEBUILDER_ASSETS names.
-func StartControlPlane(ctx context.Context) (_ *ControlPlane, err error) {
+func StartControlPlane(ctx context.Context, flags ...Flag) (_ *ControlPlane, err error) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		return nil, errors.New("KUBEBUILDER_ASSETS is not set: run the suites with `make test`, or set it to what `make controlplane` prints")
 	}
@@ -96,9 +99,12 @@ func StartControlPlane(ctx context.Context) (_ *ControlPlane, err error) {
 	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
 		return nil, err
 	}
-	c.env.ControlPlane.GetAPIServer().Configure().
+	configure := c.env.ControlPlane.GetAPIServer().Configure().
 		Set("audit-policy-file", policy).
 		Set("audit-log-path", c.audit)
+	for _, flag := range flags {
+		configure.Set(flag.Name, flag.Value)
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop())

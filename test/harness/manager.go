@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -32,6 +33,7 @@ type Manager struct {
 
 	cancel context.CancelFunc
 	done   chan error
+	once   sync.Once
 	server *httptest.Server
 	caller *provider.Client
 }
@@ -73,12 +75,15 @@ func StartManager(ctx context.Context, cfg *rest.Config) (*Manager, error) {
 	return m, nil
 }
 
-// Stop ends it, with the hand-over that a SIGTERM brings.
-func (m *Manager) Stop() error {
-	m.cancel()
-	err := <-m.done
-	m.server.Close()
-	m.caller.Close()
+// Stop ends it, with the hand-over that a SIGTERM brings. It may be called
+// again.
+func (m *Manager) Stop() (err error) {
+	m.once.Do(func() {
+		m.cancel()
+		err = <-m.done
+		m.server.Close()
+		m.caller.Close()
+	})
 	return err
 }
 
@@ -115,7 +120,7 @@ func StartProcess(binary, kubeconfig, worker, logFile string, args ...string) (*
 	}
 	// The context of a test must not kill it: the tests do, in their own ways.
 	cmd := exec.CommandContext(context.Background(), binary, append([]string{
-		"--kubeconfig", kubeconfig, "--worker-name", worker, "--stream-bind-address", stream,
+		"--kubeconfig", kubeconfig, "--worker-name", worker, "--stream-local", "--stream-bind-address", stream,
 		"--health-probe-bind-address", "0", "--metrics-bind-address", "0",
 	}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
