@@ -36,18 +36,21 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 
 ##@ Develop
 
-.PHONY: build run test test-oracle fuzz bench
+.PHONY: build run test test-oracle test-readers fuzz bench
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
 
 run: ## Run the manager against your kubeconfig (after: make install). One at a time in a cluster.
-	go run ./cmd/manager
+	go run ./cmd/manager --stream-local
 
 test: ## Run all tests and say how many ran. TESTFLAGS=… goes to go test.
 	@$(WITH_ASSETS) hack/test.sh $(TESTFLAGS)
 
 test-oracle: ## Run only the comparison with the vendors' own libraries.
 	@MODULES=test/oracle hack/test.sh $(TESTFLAGS)
+
+test-readers: ## Read runs with curl, Node, Chromium and others; needs them, and nginx.
+	@$(WITH_ASSETS) hack/readers.sh $(TESTFLAGS)
 
 fuzz: ## Run each fuzz test for FUZZTIME (10s).
 	@hack/fuzz.sh $(FUZZTIME)
@@ -58,9 +61,10 @@ bench: ## Run the benchmarks that BENCH matches (all).
 ##@ Before you commit
 
 .PHONY: generate manifests fmt lint verify
-generate: ## Write the deep copies of api/, and docs/failures.md.
+generate: ## Write the deep copies of api/, docs/failures.md, and the TypeScript of api/stream.
 	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 	go run ./hack/failures >docs/failures.md
+	go run ./hack/events >web/src/events.ts
 
 manifests: ## Write the CRDs and the manager's role from api/ and the markers in the code.
 	$(TOOL) controller-gen crd paths=./api/... output:crd:artifacts:config=config/crd/bases
@@ -99,4 +103,4 @@ controlplane: ## Print where etcd, kube-apiserver and kubectl are; get them if n
 	@go run ./hack/assets
 
 clean: ## Remove what was built in this clone. The control plane stays.
-	rm -rf bin .demo
+	rm -rf bin .demo web/build web/dist web/node_modules test/readers/node_modules

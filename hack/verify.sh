@@ -28,29 +28,30 @@ check() {
 	fi
 }
 
-modules=$(find . -name go.mod -not -path './.*' | sort)
-packages=$(find . -name go.mod -not -path './.*' -not -path './hack/tools/*' -not -path './hack/controlplane/*' | sort)
+modules=$(find . -name go.mod -not -path './.*' -not -path '*/node_modules/*' | sort)
+packages=$(find . -name go.mod -not -path './.*' -not -path '*/node_modules/*' -not -path './hack/tools/*' -not -path './hack/controlplane/*' | sort)
 
 # generated writes everything anew in a copy of the tree, so files that nobody
 # committed yet count, and compares. The old output goes first: what is no
 # longer generated has to go as well.
 generated() {
 	mkdir "$scratch/tree" &&
-		tar -cf - --exclude=./.git --exclude=./bin --exclude=./.demo . | tar -xf - -C "$scratch/tree" || return 1
+		tar -cf - --exclude=./.git --exclude=./bin --exclude=./.demo --exclude=./web/build --exclude=./web/dist \
+			--exclude=node_modules . | tar -xf - -C "$scratch/tree" || return 1
 	(
 		cd "$scratch/tree" || exit 1
-		rm -f config/crd/bases/*.yaml config/rbac/role.yaml docs/failures.md
+		rm -f config/crd/bases/*.yaml config/rbac/role.yaml docs/failures.md web/src/events.ts
 		find . -name 'zz_generated.deepcopy.go' -exec rm {} +
 		make --no-print-directory generate manifests
 	) || return 1
-	diff -ruN -x .git -x bin -x .demo "$root" "$scratch/tree" || {
+	diff -ruN -x .git -x bin -x .demo -x build -x dist -x node_modules "$root" "$scratch/tree" || {
 		echo 'To mend it: make generate manifests'
 		return 1
 	}
 }
 
 formatted() {
-	files=$(find . -name '*.go' -not -path './.*')
+	files=$(find . -name '*.go' -not -path './.*' -not -path '*/node_modules/*')
 	[ -n "$files" ] || { echo 'no Go file found'; return 1; }
 	# shellcheck disable=SC2086 # the names hold no spaces
 	unformatted=$(gofmt -s -l $files 2>&1)
@@ -61,7 +62,7 @@ formatted() {
 }
 
 scripts() {
-	for script in hack/*.sh; do
+	for script in hack/*.sh test/readers/*.sh; do
 		sh -n "$script" || return 1
 	done
 	bash -n .ci/run
