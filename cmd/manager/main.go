@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
@@ -26,7 +27,9 @@ func run(ctx context.Context, args []string) error {
 	if err != nil || o == nil {
 		return err
 	}
-	ctrl.SetLogger(o.logger())
+	logger := o.logger()
+	ctrl.SetLogger(logger)
+	klog.SetLogger(logger) // what client-go says comes as JSON, too
 	cfg, err := o.restConfig()
 	if err != nil {
 		return fmt.Errorf("finding the API server: %w", err)

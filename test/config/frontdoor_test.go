@@ -23,7 +23,6 @@ func TestFrontDoorIsDefaultAndLittleMore(t *testing.T) {
 	want := []string{
 		"apiservice.apiregistration.k8s.io/v1alpha1.stream.chatrun.dev",
 		"rolebinding.rbac.authorization.k8s.io/chatrun-manager-authentication-reader",
-		"service/chatrun-stream",
 	}
 	if slices.Sort(added); !slices.Equal(added, want) || len(after) != len(before)+len(want) {
 		t.Errorf("config/front-door adds %v, want %v", added, want)

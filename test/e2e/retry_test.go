@@ -277,6 +277,8 @@ var _ = Describe("Retrying", func() {
 		}
 		got := untilPhase(ctx, run, v1alpha1.PhaseStreaming)
 		Expect(attemptOf(got)).To(Equal(2))
+		// The status is written before the call is made.
+		Eventually(ctx, func() int { return w.fake.Ledger().Count(chattest.PurposeAnswer) }).Should(Equal(2))
 		first, second := w.fake.Ledger().Requests()[0], w.fake.Ledger().Requests()[1]
 		Expect(second.At).To(BeTemporally(">=", waiting.Status.RetryingAt.Time))
 		Expect(second.At.Sub(first.At)).To(BeNumerically(">=", 1500*time.Millisecond))
