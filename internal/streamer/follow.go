@@ -163,6 +163,6 @@ func (f *follower) farewell(s signal) {
 	status := f.reader.log.standing(f.view)
 	// Nothing to be done about a reader that is gone as well.
 	_ = f.out.send(
-		reconnectAfter(minSpread+rand.N(maxSpread-minSpread)),
+		reconnectAfter(minSpread+rand.N(maxSpread-minSpread)), //nolint:gosec // who comes back when is no secret
 		fmt.Appendf(nil, "event: %s\ndata: %s\n\n", stream.EventStatus, encode(status)))
 }

@@ -23,8 +23,10 @@ var Anyone Guard = anyone{}
 
 type anyone struct{}
 
+// Admit implements Guard.
 func (anyone) Admit(http.ResponseWriter, *http.Request, string, string) bool { return true }
 
+// Issue implements Guard.
 func (anyone) Issue(w http.ResponseWriter, _ *http.Request, _, _ string) {
 	refuse(w, http.StatusNotFound, "NotFound", "this endpoint asks nobody who they are: read the stream without a ticket")
 }

@@ -223,13 +223,6 @@ func (h *Hub) openLocked(run Run) *log {
 	return l
 }
 
-// isClosed reports whether Close was called.
-func (h *Hub) isClosed() bool {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return h.closed
-}
-
 // removeLocked forgets a log, and returns it; nil if there is none. What it
 // holds is given back by the last that holds it.
 func (h *Hub) removeLocked(uid string) *log {

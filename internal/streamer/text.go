@@ -144,14 +144,14 @@ func (h *Handler) narrate(w http.ResponseWriter, r *http.Request, l *log, v View
 				return
 			}
 		}
-		if !n.rest(pace, l, p.wake) {
+		if !n.rest(pace, p.wake) {
 			return
 		}
 	}
 }
 
 // rest waits for text, and reports whether to go on.
-func (n *narrator) rest(pace *pace, l *log, wake <-chan struct{}) bool {
+func (n *narrator) rest(pace *pace, wake <-chan struct{}) bool {
 	for {
 		switch s := pace.wait(pace.beat, wake); s {
 		case woken:
@@ -175,11 +175,6 @@ func (n *narrator) rest(pace *pace, l *log, wake <-chan struct{}) bool {
 			return false
 		}
 	}
-}
-
-// recite tells the text of a finished run from its view.
-func (h *Handler) recite(w http.ResponseWriter, r *http.Request, v View, q query) {
-	h.narrator(w, r, v, q).conclude(v)
 }
 
 func (h *Handler) narrator(w http.ResponseWriter, r *http.Request, v View, q query) *narrator {

@@ -5,6 +5,7 @@ package streamer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -31,7 +32,7 @@ func listen(t *testing.T, h http.Handler, query string) *told {
 		defer close(got.done)
 		defer func() {
 			if r := recover(); r != nil {
-				if r != http.ErrAbortHandler {
+				if err, ok := r.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 					panic(r)
 				}
 				got.aborted = true
