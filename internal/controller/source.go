@@ -7,9 +7,11 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	lru "k8s.io/apimachinery/pkg/util/cache"
 	toolscache "k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -20,11 +22,23 @@ import (
 	"chatrun.dev/operator/internal/streamer"
 )
 
+const (
+	// missingTTL is how long a name is taken for missing after the API server said
+	// so, unless the watch knows better. Whoever asks again and again for a run that
+	// is not there costs it one request in that time.
+	missingTTL = time.Second
+	// maxMissing bounds the names that are remembered.
+	maxMissing = 4096
+)
+
 // Source tells the stream endpoint what stands in a run's object.
 type Source struct {
 	// cache answers as a rule. live is asked for what the cache does not know: a
 	// reader often comes right behind the apply, and before the watch event.
 	cache, live client.Reader
+
+	// missing are names that no run had a moment ago.
+	missing *lru.LRUExpireCache
 
 	mu sync.Mutex
 	// waiting are those who wait for a run to be created.
@@ -35,7 +49,7 @@ type Source struct {
 func NewSource(ctx context.Context, mgr ctrl.Manager) (*Source, error) {
 	s := &Source{
 		cache: mgr.GetClient(), live: mgr.GetAPIReader(),
-		waiting: map[types.NamespacedName]map[chan struct{}]struct{}{},
+		missing: lru.NewLRUExpireCache(maxMissing), waiting: map[types.NamespacedName]map[chan struct{}]struct{}{},
 	}
 	informer, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.ChatRun{}, cache.BlockUntilSynced(false))
 	if err != nil {
@@ -54,9 +68,11 @@ func (s *Source) created(object any) {
 	if !ok {
 		return
 	}
+	key := client.ObjectKeyFromObject(run)
+	s.missing.Remove(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.waiting[client.ObjectKeyFromObject(run)] {
+	for c := range s.waiting[key] {
 		select {
 		case c <- struct{}{}:
 		default: // it was woken already
@@ -88,7 +104,12 @@ func (s *Source) Find(ctx context.Context, namespace, name string) (streamer.Vie
 	key := types.NamespacedName{Namespace: namespace, Name: name}
 	err := s.cache.Get(ctx, key, run)
 	if apierrors.IsNotFound(err) {
-		err = s.live.Get(ctx, key, run)
+		if _, known := s.missing.Get(key); known {
+			return streamer.View{}, streamer.ErrNotFound
+		}
+		if err = s.live.Get(ctx, key, run); apierrors.IsNotFound(err) {
+			s.missing.Add(key, nil, missingTTL)
+		}
 	}
 	switch {
 	case apierrors.IsNotFound(err):

@@ -6,6 +6,7 @@ package streamer
 import (
 	"encoding/json"
 	"net/http"
+	"time"
 )
 
 // retryAfter is what readers are told who come in vain, in seconds.
@@ -24,7 +25,12 @@ func writeHeader(w http.ResponseWriter, f format) {
 
 // refuse answers with the object that kubectl and client libraries understand.
 func refuse(w http.ResponseWriter, code int, reason, message string) {
+	// A deadline of what was written before may be over by now.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(DefaultWriteTimeout))
 	header := w.Header()
+	if code == http.StatusServiceUnavailable {
+		header.Set("Retry-After", retryAfter)
+	}
 	header.Set("Content-Type", "application/json")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
@@ -38,7 +44,6 @@ func refuse(w http.ResponseWriter, code int, reason, message string) {
 
 // unavailable refuses what may be had in a moment.
 func unavailable(w http.ResponseWriter, message string) {
-	w.Header().Set("Retry-After", retryAfter)
 	refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", message)
 }
 

@@ -14,12 +14,12 @@ import (
 // order as one that was followed to its end.
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, v View, q query) {
 	if r.Context().Err() != nil {
-		return
+		panic(http.ErrAbortHandler)
 	}
 	writeHeader(w, formatEvents)
 	frames := append([][]byte{reconnectAfter(reconnect)}, finished(v, q.after != "")...)
 	// A reader that goes away meanwhile has nobody to be told of.
-	_ = h.sink(w).send(frames...)
+	_ = h.sink(w, r).send(frames...)
 }
 
 // finished returns the frames of a finished run. Their epoch is in no log, so

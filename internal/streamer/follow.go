@@ -45,7 +45,7 @@ type follower struct {
 
 // follow streams until the run ends, the reader goes, or the server closes.
 func (h *Handler) follow(w http.ResponseWriter, r *http.Request, l *log, v View, q query) {
-	f := &follower{Handler: h, request: r, out: h.sink(w), pace: h.pace(r), reader: &reader{log: l}, view: v, query: q}
+	f := &follower{Handler: h, request: r, out: h.sink(w, r), pace: h.pace(r), reader: &reader{log: l}, view: v, query: q}
 	defer f.pace.stop()
 	head := [][]byte{reconnectAfter(reconnect)}
 	if q.after == "" || !f.reader.resume(q.after) {
@@ -66,7 +66,7 @@ func (f *follower) run() {
 		frames = b.frames
 		if b.state == ended && !f.hub.written(f.reader.log) {
 			// What the run has of text is not in this log.
-			if answered, _ := f.lookAgain(false); answered {
+			if answered, _ := f.lookAgain(); answered {
 				return
 			}
 		}
@@ -77,21 +77,26 @@ func (f *follower) run() {
 			return
 		}
 		clear(frames[:cap(frames)]) // an idle reader keeps no frame alive
-		if !b.more && !f.rest(b) {
+		if b.more {
+			if s := f.pace.now(); s >= left {
+				f.farewell(s)
+				return
+			}
+		} else if !f.rest(b) {
 			return
 		}
 	}
 }
 
-// lookAgain asks the source whether the run ended where the log was not told:
-// no attempt began in it, or another process ended the run. It reports whether
-// the run was answered from its view, and whether it is gone.
-func (f *follower) lookAgain(reset bool) (answered, gone bool) {
+// lookAgain asks the source whether the run ended, where no attempt began in the
+// log. It reports whether the run was answered from its view, and whether it is
+// gone.
+func (f *follower) lookAgain() (answered, gone bool) {
 	v, gone := f.Handler.lookAgain(f.request, f.view.Run)
 	if !v.Finished {
 		return false, gone
 	}
-	_ = f.out.send(finished(v, reset)...)
+	_ = f.out.send(finished(v, false)...)
 	return true, false
 }
 
@@ -110,11 +115,11 @@ func (h *Handler) lookAgain(r *http.Request, run Run) (v View, gone bool) {
 
 // write writes a batch, and reports whether the reader is still there.
 func (f *follower) write(b batch) bool {
-	if len(b.frames) == 0 && len(b.whole.text) == 0 {
+	if len(b.frames) == 0 && b.whole.size == 0 {
 		return true
 	}
 	f.dirty = true
-	return f.out.send(b.frames...) == nil && f.out.sendWhole(b.whole) == nil
+	return f.out.send(b.frames...) == nil && f.out.sendWhole(f.reader.log, b.whole) == nil
 }
 
 // rest flushes what was written, and waits for the next frame. It reports
@@ -147,7 +152,19 @@ func (f *follower) rest(b batch) bool {
 
 // keepAlive sends the heartbeat, and reports whether to go on.
 func (f *follower) keepAlive() bool {
-	if answered, gone := f.lookAgain(f.hub.written(f.reader.log)); answered || gone {
+	if f.hub.written(f.reader.log) {
+		v, gone := f.Handler.lookAgain(f.request, f.view.Run)
+		switch {
+		case gone:
+			return false
+		case v.Finished && f.reader.log.complete(v):
+			// The log was not told yet. It is from here on.
+			f.hub.Finish(v.Run, v.End)
+		case v.Finished:
+			_ = f.out.send(finished(v, true)...)
+			return false
+		}
+	} else if answered, gone := f.lookAgain(); answered || gone {
 		return false
 	}
 	f.pace.beat.Reset(f.Heartbeat)

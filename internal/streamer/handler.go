@@ -137,43 +137,36 @@ func (h *Handler) issue(w http.ResponseWriter, r *http.Request, run name) {
 // read serves a stream, which is followed to its end by default or not.
 func (h *Handler) read(follow bool) func(http.ResponseWriter, *http.Request, name) {
 	return func(w http.ResponseWriter, r *http.Request, run name) {
-		if !h.guard.Admit(w, r, run.namespace, run.name) {
-			return
-		}
-		q, err := parseQuery(r, follow)
-		if err != nil {
-			refuse(w, http.StatusBadRequest, "BadRequest", err.Error())
-			return
-		}
-		h.serve(w, r, run, q)
+		h.seat(w, r, run, func() {
+			q, err := parseQuery(r, follow)
+			if err != nil {
+				refuse(w, http.StatusBadRequest, "BadRequest", err.Error())
+				return
+			}
+			h.serve(w, r, run, q)
+		})
 	}
 }
 
 // complete serves a run to clients of OpenAI's API.
 func (h *Handler) complete(w http.ResponseWriter, r *http.Request, run name) {
-	if !h.guard.Admit(w, r, run.namespace, run.name) {
-		return
-	}
-	q, err := parseQuery(r, true)
-	code := http.StatusBadRequest
-	if err == nil {
-		code, err = readQuestion(w, r, &q)
-	}
-	if err != nil {
-		refuse(w, code, reasonOf(code), err.Error())
-		return
-	}
-	h.serve(w, r, run, q)
+	h.seat(w, r, run, func() {
+		q, err := parseQuery(r, true)
+		code := http.StatusBadRequest
+		if err == nil {
+			code, err = readQuestion(w, r, &q)
+		}
+		if err != nil {
+			refuse(w, code, reasonOf(code), err.Error())
+			return
+		}
+		h.serve(w, r, run, q)
+	})
 }
 
-// serve gives the reader a seat, and finds out who answers: the log of the run,
-// or its view.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, run name, q query) {
-	if q.format == formatText && !q.hold && !r.ProtoAtLeast(1, 1) {
-		// There the end of the connection is the end of the answer: one that is
-		// broken off would pass for a whole one.
-		refuse(w, http.StatusHTTPVersionNotSupported, "HTTPVersionNotSupported",
-			"text over HTTP/1.0 cannot tell a whole answer from one that was cut: let the proxy before this server speak HTTP/1.1, or ask with hold=true")
+// seat lets a reader in whom the guard admits, if there is room.
+func (h *Handler) seat(w http.ResponseWriter, r *http.Request, run name, serve func()) {
+	if !h.guard.Admit(w, r, run.namespace, run.name) {
 		return
 	}
 	if !h.seats.take(run, h.MaxReaders, h.MaxReadersPerRun) {
@@ -182,20 +175,34 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, run name, q quer
 		return
 	}
 	defer h.seats.giveBack(run)
-	v, ok := h.await(w, r, run, q.wait)
+	serve()
+}
+
+// serve finds out who answers: the log of the run, or its view.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, run name, q query) {
+	if q.format == formatText && !q.hold && !r.ProtoAtLeast(1, 1) {
+		// There the end of the connection is the end of the answer: one that is
+		// broken off would pass for a whole one.
+		refuse(w, http.StatusHTTPVersionNotSupported, "HTTPVersionNotSupported",
+			"text over HTTP/1.0 cannot tell a whole answer from one that was cut: let the proxy before this server speak HTTP/1.1, or ask with hold=true")
+		return
+	}
+	until := time.Now().Add(q.wait)
+	v, ok := h.await(w, r, run, until)
 	if !ok {
 		return
 	}
 	if q.format == formatEvents && q.after == endID(v.Run.UID) {
+		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	if r.Method == http.MethodHead {
+	if r.Method == http.MethodHead && (q.format == formatEvents || !v.Finished || succeeded(v.End)) {
 		writeHeader(w, q.format)
 		return
 	}
 	for range replacements {
-		if v, ok = h.attend(w, r, v, q); !ok {
+		if v, ok = h.attend(w, r, v, q, until); !ok {
 			return
 		}
 	}
@@ -206,7 +213,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, run name, q quer
 // begins with, so that nothing can happen between the two. It returns true,
 // and has written nothing, if that is a view of another run, or one that the
 // log was opened for in vain.
-func (h *Handler) attend(w http.ResponseWriter, r *http.Request, v View, q query) (View, bool) {
+func (h *Handler) attend(w http.ResponseWriter, r *http.Request, v View, q query, until time.Time) (View, bool) {
 	if v.Finished {
 		// The log of a run that ended a moment ago knows more than its object.
 		l := h.hub.joinWritten(v.Run)
@@ -224,7 +231,7 @@ func (h *Handler) attend(w http.ResponseWriter, r *http.Request, v View, q query
 		return View{}, false
 	}
 	defer h.hub.leave(l)
-	now, ok := h.find(w, r, v.Run.key())
+	now, ok := h.await(w, r, v.Run.key(), until)
 	if !ok {
 		return View{}, false
 	}
@@ -253,10 +260,13 @@ func (h *Handler) conclude(w http.ResponseWriter, r *http.Request, v View, q que
 	}
 }
 
-// await is find for a run that may be waited for.
-func (h *Handler) await(w http.ResponseWriter, r *http.Request, run name, wait time.Duration) (View, bool) {
-	if wait == 0 {
-		return h.find(w, r, run)
+// await asks the source for a run, which may be waited for, and refuses the
+// request if it has no answer by then.
+func (h *Handler) await(w http.ResponseWriter, r *http.Request, run name, until time.Time) (View, bool) {
+	wait := time.Until(until)
+	if wait <= 0 {
+		v, err := h.source.Find(r.Context(), run.namespace, run.name)
+		return h.found(w, run, v, err)
 	}
 	// Registered before the first look, so that nothing is missed between them.
 	created, stop := h.source.Created(run.namespace, run.name)
@@ -276,15 +286,10 @@ func (h *Handler) await(w http.ResponseWriter, r *http.Request, run name, wait t
 			unavailable(w, "the server is shutting down: try again")
 			return View{}, false
 		case <-r.Context().Done():
-			return View{}, false
+			// To return would be to answer 200.
+			panic(http.ErrAbortHandler)
 		}
 	}
-}
-
-// find asks the source, and refuses the request if it has no answer.
-func (h *Handler) find(w http.ResponseWriter, r *http.Request, run name) (View, bool) {
-	v, err := h.source.Find(r.Context(), run.namespace, run.name)
-	return h.found(w, run, v, err)
 }
 
 func (h *Handler) found(w http.ResponseWriter, run name, v View, err error) (View, bool) {

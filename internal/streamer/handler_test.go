@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"chatrun.dev/operator/api/stream"
 )
@@ -159,8 +160,11 @@ func TestBetweenTwoLooks(t *testing.T) {
 					}
 					return v, nil
 				}), Anyone)
-				w := newRecorder()
+				w, began := newRecorder(), time.Now()
 				h.ServeHTTP(w, request(t.Context(), ""))
+				if took := time.Since(began); took > 0 {
+					t.Errorf("it took %s: who is finished already needs no heartbeat to say so", took)
+				}
 				got := names(parse(w.String()))
 				if w.code != test.code || !strings.HasSuffix(got, test.want) {
 					t.Errorf("%d %q, want %d %q", w.code, got, test.code, test.want)

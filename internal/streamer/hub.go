@@ -122,13 +122,24 @@ func (h *Hub) Finish(run Run, end End) {
 	h.relieve()
 }
 
-// expire forgets a log. Its readers still read it to its end.
+// expire forgets a log, or leaves that to the last of its readers.
 func (h *Hub) expire(l *log) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	l.expired = true
+	if l.readers == 0 && h.logs[l.run.UID] == l {
+		h.removeLocked(l.run.UID)
+	}
+}
+
+// evict forgets a log at once, and cuts its readers.
+func (h *Hub) evict(l *log) {
+	h.mu.Lock()
 	if h.logs[l.run.UID] == l {
 		h.removeLocked(l.run.UID)
 	}
+	h.mu.Unlock()
+	l.drop()
 }
 
 // Drop says that the run is gone. Its readers are cut.
@@ -186,7 +197,8 @@ func (h *Hub) registerLocked(l *log) *log {
 	return l
 }
 
-// leave ends a join. A log in which no attempt began goes with its last reader.
+// leave ends a join. A log in which no attempt began, or whose grace is over,
+// goes with its last reader.
 func (h *Hub) leave(l *log) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -196,7 +208,7 @@ func (h *Hub) leave(l *log) {
 	case l.readers > 0:
 	case h.logs[l.run.UID] != l:
 		l.release()
-	case !l.begun:
+	case !l.begun, l.expired:
 		h.removeLocked(l.run.UID)
 	}
 }

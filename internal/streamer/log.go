@@ -32,10 +32,11 @@ type log struct {
 	memory *memory
 
 	// Guarded by Hub.mu: how many readers hold the log, whether an attempt began
-	// here, and the end of its grace. One that nobody writes lives as long as its
-	// readers.
+	// here, whether its grace is over, and what ends it. One that nobody writes
+	// lives as long as its readers.
 	readers int
 	begun   bool
+	expired bool
 	grace   *time.Timer
 
 	mu     sync.Mutex
@@ -83,7 +84,7 @@ type episode struct {
 // readers of a long answer would take all memory.
 type whole struct {
 	at   cursor
-	text []byte // shared with the log, which only appends to it
+	size int
 }
 
 // state says whether frames may still come.
@@ -184,7 +185,10 @@ func (l *log) entitle(title string) {
 	}
 	l.title = title
 	if l.status != nil {
-		l.status.Title = title
+		// A copy: the status may be that of an end which others hold.
+		entitled := *l.status
+		entitled.Title = title
+		l.status = &entitled
 	}
 	if l.state != live {
 		return // it came late; who joins from now on is told
@@ -238,6 +242,9 @@ func (l *log) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.state = dropped
+	// Those who still hold the log need nothing of it.
+	l.frames, l.parts, l.controls, l.episode.text = nil, 0, 0, nil
+	l.account()
 	l.notify(true)
 }
 

@@ -220,6 +220,16 @@ func TestLateJoiner(t *testing.T) {
 			h.Tell(hello, statusOf(hello, "Suspended", 1))
 			h.Part(hello.UID, 1, text("late"))
 		}, "", "status"},
+		{"suspended while it waits", pending, func(h *Hub) {
+			h.Begin(hello, statusOf(hello, "Streaming", 1))
+			h.Retry(hello, statusOf(hello, "Retrying", 1), stream.Retry{Attempt: 1})
+			h.Tell(hello, statusOf(hello, "Suspended", 1))
+		}, "", "status"},
+		{"ended while it waited", pending, func(h *Hub) {
+			h.Begin(hello, statusOf(hello, "Streaming", 1))
+			h.Retry(hello, statusOf(hello, "Retrying", 1), stream.Retry{Attempt: 1})
+			h.Finish(hello, End{Void: true, Done: stream.Done{Status: statusOf(hello, "Cancelled", 1)}})
+		}, "", "status done"},
 		{"a title came", pending, func(h *Hub) {
 			h.Begin(hello, statusOf(hello, "Streaming", 1))
 			h.Part(hello.UID, 1, text("a"))

@@ -26,9 +26,6 @@ const DefaultGrace = time.Minute
 // memory counts what all logs of a hub hold.
 type memory struct {
 	held atomic.Int64
-	// threshold, where it is above the hub's TotalBytes, is what may be held
-	// before logs are cut back again.
-	threshold atomic.Int64
 	// relieving is held by the one that cuts back.
 	relieving sync.Mutex
 }
@@ -88,9 +85,9 @@ func (l *log) sum(f *frame) *int {
 // minSlack is how many empty places of a log are not worth giving back.
 const minSlack = 64
 
-// account tells memory what the log holds now. The text of an episode belongs
-// to the answer in the making, which is bounded by itself; that of a run which
-// is finished is held for late readers alone.
+// account tells memory what the log holds now. The text of an episode under way
+// belongs to the answer in the making, which MaxAnswerBytes bounds; that of a run
+// which is finished is held for late readers alone.
 func (l *log) account() {
 	if l.released {
 		return
@@ -111,24 +108,27 @@ func (l *log) release() {
 	l.held, l.released = 0, true
 }
 
-// shrink cuts the log back.
+// shrink cuts the log back, unless it ended meanwhile: its final frames stay.
 func (l *log) shrink(bytes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.state != live {
+		return
+	}
 	l.trim(bytes)
 	l.account()
 }
 
-// Bytes returns what all logs hold at this moment, those included that only
-// their readers still have.
+// Bytes returns what all logs hold at this moment.
 func (h *Hub) Bytes() int { return int(h.memory.held.Load()) }
 
 // relieve keeps all logs together within TotalBytes. Logs of finished runs go
-// first, the oldest before others: the run's object has their text. Then the
+// first, the oldest before others: their readers are cut, and find the text in the
+// run's object when they come back. Then the
 // longest are cut back to one length, so that one long answer, and not a
 // hundred short ones, loses what its slow readers have not read.
 func (h *Hub) relieve() {
-	if h.memory.held.Load() <= max(int64(h.TotalBytes), h.memory.threshold.Load()) || !h.memory.relieving.TryLock() {
+	if h.Bytes() <= h.TotalBytes || !h.memory.relieving.TryLock() {
 		return
 	}
 	defer h.memory.relieving.Unlock()
@@ -136,7 +136,7 @@ func (h *Hub) relieve() {
 	target := h.TotalBytes - h.TotalBytes/4
 	logs := h.retained()
 	for len(logs) > 0 && logs[0].ended && h.Bytes() > target {
-		h.expire(logs[0].log)
+		h.evict(logs[0].log)
 		logs = logs[1:]
 	}
 	if excess := h.Bytes() - target; excess > 0 {
@@ -147,9 +147,6 @@ func (h *Hub) relieve() {
 			}
 		}
 	}
-	// What is left may be held by readers of logs that are gone, until they are
-	// cut. Looking again at each part would find nothing more.
-	h.memory.threshold.Store(int64(h.Bytes() + h.TotalBytes/4))
 }
 
 // retained is a log as relieve sees it.

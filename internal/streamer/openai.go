@@ -38,7 +38,7 @@ func readQuestion(w http.ResponseWriter, r *http.Request, q *query) (code int, e
 	if !body.Stream {
 		return http.StatusBadRequest, errors.New("a run can be read as a stream only: set stream to true")
 	}
-	q.format, q.usage = formatOpenAI, body.StreamOptions.IncludeUsage
+	q.format, q.follow, q.usage = formatOpenAI, true, body.StreamOptions.IncludeUsage
 	return 0, nil
 }
 
@@ -84,7 +84,9 @@ func newChunks(run Run, usage bool) *chunks {
 	}
 }
 
-func (*chunks) silence() []byte { return heartbeat }
+// silence is a comment without an empty line after it: some clients of this API
+// take an empty line for an event, whatever was before it.
+func (*chunks) silence() []byte { return []byte(": keep-alive\n") }
 
 func (c *chunks) text(model string, piece []byte) []byte {
 	c.frame.Model = model

@@ -53,11 +53,28 @@ func (p *pace) wait(timer *time.Timer, wake <-chan struct{}) signal {
 	}
 }
 
+// now reports whether the stream is to end, without waiting.
+func (p *pace) now() signal {
+	select {
+	case <-p.gone:
+		return left
+	case <-p.closing:
+		return closing
+	default:
+		return woken
+	}
+}
+
 // wrote waits out the least time between two writes, unless something urgent
 // comes, so that a fast stream costs one write for many frames. The heartbeat
 // begins anew.
 func (p *pace) wrote(urgent <-chan struct{}) signal {
 	p.beat.Reset(p.heartbeat)
+	return p.breathe(urgent)
+}
+
+// breathe is wrote where nothing was written.
+func (p *pace) breathe(urgent <-chan struct{}) signal {
 	if p.interval == 0 {
 		return woken
 	}

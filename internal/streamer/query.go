@@ -67,11 +67,16 @@ func parseQuery(r *http.Request, follow bool) (query, error) {
 	default:
 		return q, errors.New("format must be events, openai or text")
 	}
+	if q.format != formatEvents {
+		q.follow = true // there is no proper end but that of the run
+	}
 	for name, value := range map[string]*bool{"follow": &q.follow, "hold": &q.hold} {
-		if s := values.Get(name); s != "" {
-			if *value, err = strconv.ParseBool(s); err != nil {
-				return q, fmt.Errorf("%s must be true or false", name)
-			}
+		if !values.Has(name) {
+			continue
+		}
+		// A parameter without a value is one that is set.
+		if *value, err = strconv.ParseBool(cmp.Or(values.Get(name), "true")); err != nil {
+			return q, fmt.Errorf("%s must be true or false", name)
 		}
 	}
 	if s := values.Get("wait"); s != "" {
@@ -79,8 +84,8 @@ func parseQuery(r *http.Request, follow bool) (query, error) {
 			return q, fmt.Errorf("wait must be a duration from 0s to %s, such as 30s", MaxWait)
 		}
 	}
-	if q.format == formatOpenAI && !q.follow {
-		return q, errors.New("format=openai has to be followed to its end: use follow=true")
+	if q.format != formatEvents && !q.follow {
+		return q, errors.New("follow=false is for format=events: the end of any other is that of the run")
 	}
 	// An EventSource that comes back sends its newest id in the header, and the
 	// first one still in the URL.

@@ -10,7 +10,7 @@ import (
 	"chatrun.dev/operator/api/stream"
 )
 
-// batchFrames bounds what a reader takes at once, and with it what it holds
+// batchFrames bounds, with maxWrite, what a reader takes at once, and what it holds
 // while it is idle (1.5 KB). A batch is longer than what is streamed between
 // two writes; history comes in several.
 const batchFrames = 64
@@ -29,7 +29,7 @@ type reader struct {
 // batch is what a reader has to write now.
 type batch struct {
 	frames [][]byte
-	// whole, if it has text, comes after the frames.
+	// whole, if it has a size, comes after the frames.
 	whole whole
 	// fallen says that the log lost more than parts: enter it anew.
 	fallen bool
@@ -119,9 +119,10 @@ func (r *reader) next(into [][]byte) batch {
 	if found {
 		i++
 	}
-	for ; i < len(l.frames) && len(b.frames) < batchFrames; i++ {
+	for size := 0; i < len(l.frames) && len(b.frames) < batchFrames && size < maxWrite; i++ {
 		f := &l.frames[i]
 		r.seq = f.seq
+		size += len(f.data)
 		if r.untitled && f.seq >= l.final {
 			r.untitled = false
 			b.frames = append(b.frames, event(cursor{l.epoch, f.attempt, nowhere}, stream.EventTitle, encode(stream.Title{Title: l.title})))
@@ -145,7 +146,7 @@ func (r *reader) next(into [][]byte) batch {
 // reset, and the text up to a part after which the log has all.
 func (r *reader) catchUp(into [][]byte) batch {
 	l, e := r.log, &r.log.episode
-	b := batch{frames: into, more: true, whole: whole{at: cursor{l.epoch, e.attempt, e.lastPart}, text: e.text}}
+	b := batch{frames: into, more: true, whole: whole{at: cursor{l.epoch, e.attempt, e.lastPart}, size: len(e.text)}}
 	for i := range l.frames {
 		f := &l.frames[i]
 		if f.seq > e.lastPart {

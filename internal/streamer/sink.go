@@ -22,10 +22,13 @@ type sink struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	timeout time.Duration
+	// multiplexed says that the deadline is one of a stream of HTTP/2, which it
+	// ends even if nothing is being written then.
+	multiplexed bool
 }
 
-func (h *Handler) sink(w http.ResponseWriter) *sink {
-	return &sink{w: w, control: http.NewResponseController(w), timeout: h.WriteTimeout}
+func (h *Handler) sink(w http.ResponseWriter, r *http.Request) *sink {
+	return &sink{w: w, control: http.NewResponseController(w), timeout: h.WriteTimeout, multiplexed: r.ProtoMajor > 1}
 }
 
 // send writes frames, each piece of maxWrite under a deadline of its own.
@@ -46,10 +49,12 @@ func (s *sink) send(frames ...[]byte) error {
 	return nil
 }
 
-// sendWhole writes a whole text as one frame, and encodes it piece by piece.
-func (s *sink) sendWhole(w whole) error {
-	if len(w.text) == 0 {
-		return nil // reasoning alone
+// sendWhole writes the text of an episode as one frame. It takes and encodes it
+// piece by piece, so that nobody who reads slowly holds more than a piece. If the
+// episode ends meanwhile the frame is cut short: a reset comes next.
+func (s *sink) sendWhole(l *log, w whole) error {
+	if w.size == 0 {
+		return nil // reasoning alone, or there is nothing to send
 	}
 	// What a part without its text looks like, in two halves.
 	const mark = "\x01"
@@ -58,12 +63,15 @@ func (s *sink) sendWhole(w whole) error {
 	if err := s.send(head); err != nil {
 		return err
 	}
-	for rest := w.text; len(rest) > 0; {
-		n := runes(rest, maxWrite)
-		if err := s.send(encodeText(string(rest[:n]))); err != nil {
+	for sent := 0; sent < w.size; {
+		piece := l.excerpt(w.at.attempt, sent, w.size)
+		if len(piece) == 0 {
+			break
+		}
+		if err := s.send(encodeText(string(piece))); err != nil {
 			return err
 		}
-		rest = rest[n:]
+		sent += len(piece)
 	}
 	return s.send(tail)
 }
@@ -85,7 +93,14 @@ func runes(text []byte, limit int) int {
 	return limit
 }
 
-func (s *sink) flush() error { return s.control.Flush() }
+// flush sends what was written.
+func (s *sink) flush() error {
+	err := s.control.Flush()
+	if s.multiplexed {
+		_ = s.control.SetWriteDeadline(time.Time{})
+	}
+	return err
+}
 
 // extend sets the write deadline anew. A writer that has none is one that
 // cannot block either, such as a recorder in a test.

@@ -4,6 +4,7 @@
 package streamer
 
 import (
+	"bytes"
 	"net/http"
 	"strconv"
 )
@@ -34,7 +35,9 @@ type textCursor struct {
 
 // passage is what comes next.
 type passage struct {
+	// text is a piece, at most maxWrite bytes; more says that there is another.
 	text []byte
+	more bool
 	// void says that the text before this belongs to an attempt that failed.
 	void bool
 	// gone says that the run was deleted, end how it finished; nil while it is
@@ -42,6 +45,8 @@ type passage struct {
 	gone  bool
 	end   *End
 	model string
+	// whole is the size of all the text, this piece and what came before included.
+	whole int
 	wake  <-chan struct{}
 }
 
@@ -57,19 +62,46 @@ func (l *log) read(c *textCursor, hold bool) passage {
 	case c.sent > 0 && (c.attempt != e.attempt || c.sent > len(e.text)):
 		return passage{void: true}
 	}
-	p := passage{end: l.end}
+	p := passage{end: l.end, whole: len(e.text)}
 	if l.status != nil {
 		p.model = l.status.Model
 	}
 	c.attempt = e.attempt
 	if !hold || l.state == ended {
-		p.text = e.text[c.sent:]
-		c.sent = len(e.text)
+		p.text = piece(e.text, c.sent, len(e.text))
+		c.sent += len(p.text)
+		p.more = c.sent < len(e.text)
 	}
 	if l.state == live {
 		p.wake = waker(&l.wake)
 	}
 	return p
+}
+
+// excerpt returns a piece of an attempt's text from an offset up to a size;
+// nothing if the attempt ended without it.
+func (l *log) excerpt(attempt int32, from, size int) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.episode.attempt != attempt || len(l.episode.text) < size {
+		return nil
+	}
+	return piece(l.episode.text, from, size)
+}
+
+// piece copies at most maxWrite bytes of whole runes: who holds one that is slow
+// to be written does not hold the text that it is of.
+func piece(text []byte, from, to int) []byte {
+	text = text[from:to]
+	return bytes.Clone(text[:runes(text, maxWrite)])
+}
+
+// complete reports whether the log has all the text of a run that finished so.
+func (l *log) complete(v View) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := &l.episode
+	return v.End.Void || e.open && e.attempt == v.Status.Attempt && int64(len(e.text)) == v.End.Done.Bytes
 }
 
 // What readers are told whose text is void.
@@ -87,98 +119,106 @@ type narrator struct {
 	out     *sink
 	view    View
 	query   query
+	log     *log
+	pace    *pace
 	cursor  textCursor
-	// opened says that the header was sent.
-	opened bool
+	// opened says that the header was sent, waited that the reader has all that
+	// there was before.
+	opened, waited bool
 }
 
 // narrate tells the text of a run that is under way, or ended a moment ago.
 func (h *Handler) narrate(w http.ResponseWriter, r *http.Request, l *log, v View, q query) {
 	n := h.narrator(w, r, v, q)
-	pace := h.pace(r)
-	defer pace.stop()
-	if n.silence() != nil && !n.open() {
-		return
-	}
-	for {
-		p := l.read(&n.cursor, q.hold)
-		switch {
-		case p.gone:
-			n.breakOff(http.StatusNotFound, "NotFound", "the run was deleted")
-			return
-		case p.void:
-			n.breakOff(http.StatusServiceUnavailable, reasonVoid, messageVoid)
-			return
-		case p.end != nil && !n.hub.written(l):
-			// What the run has of text is not in this log.
-			if v, _ := n.lookAgain(r, v.Run); v.Finished {
-				n.conclude(v)
-			} else {
-				n.finish(*p.end)
-			}
-			return
-		case p.end != nil && !succeeded(*p.end):
-			n.finish(*p.end)
-			return
-		}
-		if p.end != nil {
-			n.measure(p.text, *p.end)
-		}
-		if !n.say(p.model, p.text) {
-			return
-		}
-		if p.end != nil {
-			n.finish(*p.end)
-			return
-		}
-		if !q.follow {
-			n.open()
-			return
-		}
-		if len(p.text) > 0 {
-			if n.out.flush() != nil {
-				return
-			}
-			if s := pace.wrote(nil); s >= left {
-				n.leave(s)
-				return
-			}
-		}
-		if !n.rest(pace, p.wake) {
-			return
-		}
+	n.log, n.pace = l, h.pace(r)
+	defer n.pace.stop()
+	for n.step() {
 	}
 }
 
+// step tells what is there, and waits for more. It reports whether to go on.
+func (n *narrator) step() bool {
+	p := n.log.read(&n.cursor, n.query.hold)
+	switch {
+	case p.gone:
+		return n.breakOff(http.StatusNotFound, "NotFound", "the run was deleted")
+	case p.void:
+		return n.breakOff(http.StatusServiceUnavailable, reasonVoid, messageVoid)
+	case p.end != nil && !n.hub.written(n.log):
+		// What the run has of text is not in this log.
+		if v, _ := n.lookAgain(n.request, n.view.Run); v.Finished {
+			return n.conclude(v)
+		}
+		return n.finish(*p.end)
+	case p.end != nil && !n.worth(p.whole, *p.end):
+		return n.finish(*p.end)
+	}
+	if p.end != nil {
+		n.measure(p.whole)
+	}
+	n.say(p.model, p.text)
+	switch {
+	case p.more:
+		if s := n.pace.now(); s >= left {
+			return n.leave(s)
+		}
+		return true
+	case p.end != nil:
+		return n.finish(*p.end)
+	case n.silence() != nil:
+		n.open()
+	}
+	if s := n.breathe(len(p.text) > 0); s >= left {
+		return n.leave(s)
+	}
+	return n.rest(p.wake)
+}
+
+// breathe flushes what was written, and waits out the least time between two
+// writes; so it does where there was nothing to write, as for one who holds.
+func (n *narrator) breathe(wrote bool) signal {
+	switch {
+	case wrote && n.out.flush() != nil:
+		return left
+	case wrote:
+		return n.pace.wrote(nil)
+	case n.waited:
+		return n.pace.breathe(nil)
+	}
+	return woken
+}
+
 // rest waits for text, and reports whether to go on.
-func (n *narrator) rest(pace *pace, wake <-chan struct{}) bool {
+func (n *narrator) rest(wake <-chan struct{}) bool {
 	for {
-		switch s := pace.wait(pace.beat, wake); s {
+		switch s := n.pace.wait(n.pace.beat, wake); s {
 		case woken:
+			n.waited = true
 			return true
 		case fired:
-			pace.beat.Reset(n.Heartbeat)
+			n.pace.beat.Reset(n.Heartbeat)
 			v, gone := n.lookAgain(n.request, n.view.Run)
 			switch {
 			case gone:
-				n.breakOff(http.StatusNotFound, "NotFound", "the run was deleted")
-				return false
+				return n.breakOff(http.StatusNotFound, "NotFound", "the run was deleted")
+			case v.Finished && n.log.complete(v):
+				// The log was not told yet. It is from here on.
+				n.hub.Finish(v.Run, v.End)
+				return true
 			case v.Finished:
-				n.conclude(v)
-				return false
+				return n.conclude(v)
 			}
 			if beat := n.silence(); beat != nil && (n.out.send(beat) != nil || n.out.flush() != nil) {
-				return false
+				n.abandon()
 			}
 		default:
-			n.leave(s)
-			return false
+			return n.leave(s)
 		}
 	}
 }
 
 func (h *Handler) narrator(w http.ResponseWriter, r *http.Request, v View, q query) *narrator {
-	n := &narrator{Handler: h, request: r, w: w, out: h.sink(w), view: v, query: q}
+	n := &narrator{Handler: h, request: r, w: w, out: h.sink(w, r), view: v, query: q}
 	if q.format == formatOpenAI {
 		n.teller = newChunks(v.Run, q.usage)
 	} else {
@@ -187,101 +227,109 @@ func (h *Handler) narrator(w http.ResponseWriter, r *http.Request, v View, q que
 	return n
 }
 
-// conclude tells the text of a run that its object tells to be finished.
-func (n *narrator) conclude(v View) {
-	switch {
-	case n.cursor.sent > 0:
+// conclude tells the text of a run that its object tells to be finished. It
+// returns false, as all do that end an answer.
+func (n *narrator) conclude(v View) bool {
+	if n.cursor.sent > 0 {
 		// Some text was sent from a log that was not told of this end, as another
 		// process wrote it: perhaps of another attempt.
-		n.breakOff(http.StatusServiceUnavailable, reasonVoid, messageVoid)
-	case !succeeded(v.End):
-		n.finish(v.End)
-	default:
-		text := []byte(v.Text)
-		n.measure(text, v.End)
-		if n.say(v.End.Done.Model, text) {
-			n.cursor.sent = len(text)
-			n.finish(v.End)
+		return n.breakOff(http.StatusServiceUnavailable, reasonVoid, messageVoid)
+	}
+	if n.worth(len(v.Text), v.End) {
+		n.measure(len(v.Text))
+		for text := []byte(v.Text); n.cursor.sent < len(text); {
+			next := piece(text, n.cursor.sent, len(text))
+			n.say(v.End.Done.Model, next)
+			n.cursor.sent += len(next)
 		}
 	}
+	return n.finish(v.End)
+}
+
+// worth reports whether the text of a run that ended so is to be sent: all of it
+// is there, or some was sent before that was known.
+func (n *narrator) worth(size int, end End) bool {
+	return succeeded(end) && (int64(size) >= end.Done.Bytes || n.opened && !n.query.hold)
 }
 
 // measure tells the size of a whole answer before it is sent, so that whoever
 // is cut within it knows, over HTTP/1.0 as well.
-func (n *narrator) measure(text []byte, end End) {
-	if n.query.format == formatText && !n.opened && int64(len(text)) == end.Done.Bytes {
-		n.w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+func (n *narrator) measure(size int) {
+	if n.query.format == formatText && !n.opened {
+		n.w.Header().Set("Content-Length", strconv.Itoa(size))
 	}
 }
 
-// say sends text, and reports whether the reader is still there.
-func (n *narrator) say(model string, text []byte) bool {
+// say sends a piece of text.
+func (n *narrator) say(model string, text []byte) {
 	if len(text) == 0 {
-		return true
+		return
 	}
-	if !n.open() {
-		return false
+	n.open()
+	if n.out.send(n.text(model, text)) != nil {
+		n.abandon()
 	}
-	for len(text) > 0 {
-		size := runes(text, maxWrite)
-		if n.out.send(n.text(model, text[:size])) != nil {
-			return false
-		}
-		text = text[size:]
-	}
-	return true
 }
 
 // finish ends the answer as its run ended.
-func (n *narrator) finish(end End) {
+func (n *narrator) finish(end End) bool {
 	switch {
 	case !succeeded(end):
 		reason, message := end.Done.Reason, end.Done.Message
 		if end.Failed != nil {
 			reason, message = end.Failed.Reason, end.Failed.Message
 		}
-		n.breakOff(http.StatusFailedDependency, reason, "the run did not succeed: "+message)
+		return n.breakOff(http.StatusFailedDependency, reason, "the run did not succeed: "+message)
 	case int64(n.cursor.sent) < end.Done.Bytes && end.Done.Truncated:
-		n.breakOff(http.StatusInsufficientStorage, "Truncated", "the end of the answer was not kept")
+		return n.breakOff(http.StatusInsufficientStorage, "Truncated", "the end of the answer was not kept")
 	case int64(n.cursor.sent) < end.Done.Bytes:
-		n.breakOff(http.StatusServiceUnavailable, "ServiceUnavailable", "the answer is being written down: read again")
-	case n.open():
-		_ = n.out.send(n.end(end))
+		return n.breakOff(http.StatusServiceUnavailable, "ServiceUnavailable", "the answer is being written down: read again")
 	}
+	n.open()
+	if n.out.send(n.end(end)) != nil {
+		n.abandon()
+	}
+	return false
 }
 
 // leave ends the answer to a reader that went, or of a server that closes.
-func (n *narrator) leave(s signal) {
+func (n *narrator) leave(s signal) bool {
 	if s == closing {
-		n.breakOff(http.StatusServiceUnavailable, "ServiceUnavailable", "the server is shutting down: read again")
+		return n.breakOff(http.StatusServiceUnavailable, "ServiceUnavailable", "the server is shutting down: read again")
 	}
+	n.abandon()
+	return false
 }
 
-// open sends the header, once, and reports whether the reader is still there.
-func (n *narrator) open() bool {
+// open sends the header, once.
+func (n *narrator) open() {
 	if n.opened {
-		return true
+		return
 	}
 	n.opened = true
-	writeHeader(n.w, n.query.format)
 	n.out.extend()
-	return n.out.flush() == nil
+	writeHeader(n.w, n.query.format)
+	if n.out.flush() != nil {
+		n.abandon()
+	}
 }
 
 // breakOff ends an answer that is not whole: with an error if nothing of it was
 // sent, else in a way that no client takes for a proper end.
-func (n *narrator) breakOff(code int, reason, message string) {
-	if !n.opened {
+func (n *narrator) breakOff(code int, reason, message string) bool {
+	switch last := n.broken(reason, message); {
+	case !n.opened:
+		n.w.Header().Del("Content-Length")
 		refuse(n.w, code, reason, message)
-		return
+	case last == nil || n.out.send(last) != nil:
+		_ = n.out.flush() // what was sent so far is the reader's
+		n.abandon()
 	}
-	if last := n.broken(reason, message); last != nil {
-		_ = n.out.send(last)
-		return
-	}
-	_ = n.out.flush()
-	panic(http.ErrAbortHandler)
+	return false
 }
+
+// abandon cuts the connection: to return would be to end the answer properly.
+func (n *narrator) abandon() { panic(http.ErrAbortHandler) }
 
 // succeeded reports whether a run gave a whole answer.
 func succeeded(end End) bool { return end.Done.Phase == phaseSucceeded }

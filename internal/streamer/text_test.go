@@ -4,6 +4,7 @@
 package streamer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,10 @@ type told struct {
 // listen reads a run with a query until the answer ends or is broken off.
 func listen(t *testing.T, h http.Handler, query string) *told {
 	t.Helper()
+	return listenTo(t.Context(), h, query)
+}
+
+func listenTo(ctx context.Context, h http.Handler, query string) *told {
 	got := &told{recorder: newRecorder(), done: make(chan struct{})}
 	go func() {
 		defer close(got.done)
@@ -38,7 +43,7 @@ func listen(t *testing.T, h http.Handler, query string) *told {
 				got.aborted = true
 			}
 		}()
-		h.ServeHTTP(got, httptest.NewRequestWithContext(t.Context(), http.MethodGet, helloPath+"?"+query, nil))
+		h.ServeHTTP(got, httptest.NewRequestWithContext(ctx, http.MethodGet, helloPath+"?"+query, nil))
 	}()
 	return got
 }
@@ -171,7 +176,7 @@ func TestPlainFormats(t *testing.T) {
 			end := doneWith("Succeeded", "half of it")
 			end.Done.Truncated = true
 			h.Finish(hello, end)
-		}, "half", "Truncated", 200, "half", "Truncated"},
+		}, "half", "Truncated", 200, "", "Truncated"},
 	}
 	for _, test := range tests {
 		for _, query := range []string{"format=text", "format=openai", "format=text&hold=true", "format=openai&hold=true"} {
@@ -197,7 +202,7 @@ func TestPlainFormats(t *testing.T) {
 						return
 					}
 					if code == 0 {
-						code = map[string]int{"NotFound": 404, "ServiceUnavailable": 503}[wantEnd]
+						code = map[string]int{"NotFound": 404, "ServiceUnavailable": 503, "Truncated": 507}[wantEnd]
 						code = max(code, map[bool]int{true: 424, false: 0}[code == 0])
 					}
 					if got.code != code || got.aborted != (code == 200 && wantEnd != "done") {
@@ -228,8 +233,9 @@ func TestPlainFormatsOfFinishedRun(t *testing.T) {
 		{"openai", "format=openai", good, 200, "data: [DONE]", false},
 		{"failed as text", "format=text", finishedView(), 424, "RetriesExhausted", false},
 		{"failed for OpenAI's clients", "format=openai", finishedView(), 424, "RetriesExhausted", false},
-		{"truncated as text", "format=text", cut, 200, "the text", true},
-		{"truncated for OpenAI's clients", "format=openai", cut, 200, `"code":"Truncated"`, false},
+		{"truncated as text", "format=text", cut, 507, "Truncated", false},
+		{"truncated and held", "format=text&hold", cut, 507, "Truncated", false},
+		{"truncated for OpenAI's clients", "format=openai", cut, 507, "Truncated", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := listen(t, NewHandler(NewHub(), views(test.view), Anyone), test.query)
