@@ -36,7 +36,7 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 
 ##@ Develop
 
-.PHONY: build run test test-oracle test-readers fuzz bench
+.PHONY: build run test test-oracle test-readers test-load fuzz bench
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
 
@@ -51,6 +51,11 @@ test-oracle: ## Run only the comparison with the vendors' own libraries.
 
 test-readers: ## Read runs with curl, Node, Chromium and others; needs them, and nginx.
 	@$(WITH_ASSETS) hack/readers.sh $(TESTFLAGS)
+
+test-load: ## Hold thousands of readers, half of which never read, and print what they cost.
+	go test -count=1 -v ./test/load
+	go test -run='^$$' -bench=Idle -benchtime=1x ./test/load
+	go test -run='^$$' -bench=Delivery -benchtime=3s ./internal/streamer
 
 fuzz: ## Run each fuzz test for FUZZTIME (10s).
 	@hack/fuzz.sh $(FUZZTIME)

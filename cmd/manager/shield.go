@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"chatrun.dev/operator/internal/access"
+	"chatrun.dev/operator/internal/streamer"
 )
 
 const (
@@ -33,6 +34,11 @@ const (
 // bodyTime.
 func bound(bodyTime time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 1 {
+			// For refusals; and what was written before on this connection may have
+			// left a deadline that is over. A stream of HTTP/2 has none to leave.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(streamer.DefaultWriteTimeout))
+		}
 		header := w.Header()
 		// Tickets stand in URLs: what is loaded from here tells nobody of them.
 		header.Set("Referrer-Policy", "no-referrer")
