@@ -123,15 +123,27 @@ func (l *log) shrink(bytes int) {
 func (h *Hub) Bytes() int { return int(h.memory.held.Load()) }
 
 // relieve keeps all logs together within TotalBytes. Logs of finished runs go
-// first, the oldest before others: their readers are cut, and find the text in the
-// run's object when they come back. Then the
-// longest are cut back to one length, so that one long answer, and not a
-// hundred short ones, loses what its slow readers have not read.
+// first, the oldest before others: their readers are cut, and find the text in
+// the run's object when they come back. Then the longest are cut back to one
+// length, so that one long answer, and not a hundred short ones, loses what its
+// slow readers have not read.
+//
+// It begins an eighth below the bound, while others go on. Near the bound they
+// wait for it: what they add meanwhile is a frame each.
 func (h *Hub) relieve() {
-	if h.Bytes() <= h.TotalBytes || !h.memory.relieving.TryLock() {
+	soft, hard := h.TotalBytes-h.TotalBytes/8, h.TotalBytes-h.TotalBytes/16
+	switch held := h.Bytes(); {
+	case held <= soft:
+		return
+	case held > hard:
+		h.memory.relieving.Lock()
+	case !h.memory.relieving.TryLock():
 		return
 	}
 	defer h.memory.relieving.Unlock()
+	if h.Bytes() <= soft {
+		return // another one did it meanwhile
+	}
 	// A quarter below the bound, so that this is seldom needed.
 	target := h.TotalBytes - h.TotalBytes/4
 	logs := h.retained()
