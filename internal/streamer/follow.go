@@ -125,24 +125,21 @@ func (f *follower) write(b batch) bool {
 // rest flushes what was written, and waits for the next frame. It reports
 // whether to go on.
 func (f *follower) rest(b batch) bool {
-	if f.dirty {
-		f.dirty = false
-		if f.out.flush() != nil {
-			return false
-		}
-		if s := f.pace.wrote(b.urgent); s >= left {
-			f.farewell(s)
-			return false
-		}
+	wrote := f.dirty
+	f.dirty = false
+	if wrote && f.out.flush() != nil {
+		return false
 	}
 	for {
-		switch s := f.pace.wait(f.pace.beat, b.wake); s {
+		s := f.pace.rest(wrote, b.wake, b.urgent)
+		switch s {
 		case woken:
 			return true
 		case fired:
 			if !f.keepAlive() {
 				return false
 			}
+			wrote = true
 		default:
 			f.farewell(s)
 			return false
@@ -167,7 +164,6 @@ func (f *follower) keepAlive() bool {
 	} else if answered, gone := f.lookAgain(); answered || gone {
 		return false
 	}
-	f.pace.beat.Reset(f.Heartbeat)
 	return f.out.send(heartbeat) == nil && f.out.flush() == nil
 }
 

@@ -282,7 +282,7 @@ func (h *Handler) await(w http.ResponseWriter, r *http.Request, run name, until 
 		case <-created:
 		case <-over.C:
 			return h.found(w, run, v, err)
-		case <-h.hub.closing:
+		case <-h.hub.closing.Done():
 			unavailable(w, "the server is shutting down: try again")
 			return View{}, false
 		case <-r.Context().Done():

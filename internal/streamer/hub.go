@@ -4,6 +4,7 @@
 package streamer
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -31,7 +32,9 @@ type Hub struct {
 	begun   map[name]string
 	readers int
 	closed  bool
-	closing chan struct{}
+	// closing ends when the hub is closed.
+	closing context.Context
+	close   context.CancelFunc
 }
 
 // End is how a run finished.
@@ -46,11 +49,12 @@ type End struct {
 
 // NewHub returns a hub with the default bounds.
 func NewHub() *Hub {
-	return &Hub{
+	h := &Hub{
 		LogBytes: DefaultLogBytes, TotalBytes: DefaultTotalBytes, Grace: DefaultGrace,
 		logs: map[string]*log{}, begun: map[name]string{},
-		closing: make(chan struct{}),
 	}
+	h.closing, h.close = context.WithCancel(context.Background())
+	return h
 }
 
 // Begin says that a counted attempt, status.Attempt, starts. It opens the log
@@ -157,7 +161,7 @@ func (h *Hub) Close() {
 	defer h.mu.Unlock()
 	if !h.closed {
 		h.closed = true
-		close(h.closing)
+		h.close()
 	}
 }
 

@@ -25,6 +25,8 @@ type sink struct {
 	// multiplexed says that the deadline is one of a stream of HTTP/2, which it
 	// ends even if nothing is being written then.
 	multiplexed bool
+	// until is the deadline that stands.
+	until time.Time
 }
 
 func (h *Handler) sink(w http.ResponseWriter, r *http.Request) *sink {
@@ -102,6 +104,14 @@ func (s *sink) flush() error {
 	return err
 }
 
-// extend sets the write deadline anew. A writer that has none is one that
-// cannot block either, such as a recorder in a test.
-func (s *sink) extend() { _ = s.control.SetWriteDeadline(time.Now().Add(s.timeout)) }
+// extend sets the write deadline anew, if a quarter of its time is over: that
+// costs a tenth of a write, and three quarters are long enough. A writer that has
+// no deadline is one that cannot block either, such as a recorder in a test.
+func (s *sink) extend() {
+	now := time.Now()
+	if !s.multiplexed && s.until.Sub(now) > s.timeout-s.timeout/4 {
+		return
+	}
+	s.until = now.Add(s.timeout)
+	_ = s.control.SetWriteDeadline(s.until)
+}

@@ -122,9 +122,8 @@ type narrator struct {
 	log     *log
 	pace    *pace
 	cursor  textCursor
-	// opened says that the header was sent, waited that the reader has all that
-	// there was before.
-	opened, waited bool
+	// opened says that the header was sent.
+	opened bool
 }
 
 // narrate tells the text of a run that is under way, or ended a moment ago.
@@ -168,35 +167,19 @@ func (n *narrator) step() bool {
 	case n.silence() != nil:
 		n.open()
 	}
-	if s := n.breathe(len(p.text) > 0); s >= left {
-		return n.leave(s)
+	if len(p.text) > 0 && n.out.flush() != nil {
+		n.abandon()
 	}
-	return n.rest(p.wake)
-}
-
-// breathe flushes what was written, and waits out the least time between two
-// writes; so it does where there was nothing to write, as for one who holds.
-func (n *narrator) breathe(wrote bool) signal {
-	switch {
-	case wrote && n.out.flush() != nil:
-		return left
-	case wrote:
-		return n.pace.wrote(nil)
-	case n.waited:
-		return n.pace.breathe(nil)
-	}
-	return woken
+	return n.rest(len(p.text) > 0, p.wake)
 }
 
 // rest waits for text, and reports whether to go on.
-func (n *narrator) rest(wake <-chan struct{}) bool {
+func (n *narrator) rest(wrote bool, wake <-chan struct{}) bool {
 	for {
-		switch s := n.pace.wait(n.pace.beat, wake); s {
+		switch s := n.pace.rest(wrote, wake, nil); s {
 		case woken:
-			n.waited = true
 			return true
 		case fired:
-			n.pace.beat.Reset(n.Heartbeat)
 			v, gone := n.lookAgain(n.request, n.view.Run)
 			switch {
 			case gone:
@@ -211,6 +194,7 @@ func (n *narrator) rest(wake <-chan struct{}) bool {
 			if beat := n.silence(); beat != nil && (n.out.send(beat) != nil || n.out.flush() != nil) {
 				n.abandon()
 			}
+			wrote = false
 		default:
 			return n.leave(s)
 		}
