@@ -32,7 +32,7 @@ func BenchmarkRead(b *testing.B) {
 			readers := make([]*reader, n)
 			for i := range readers {
 				readers[i] = &reader{log: hub.join(hello)}
-				readers[i].enter(false, View{})
+				readers[i].enter(false, &View{})
 			}
 			frames := make([][]byte, 0, batchFrames)
 			b.ReportAllocs()

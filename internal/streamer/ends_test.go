@@ -68,7 +68,7 @@ func TestShrinkBesideTheEnd(t *testing.T) {
 	hub.Finish(hello, endOf(hello, "Succeeded", 1))
 	seen[0].log.shrink(0)
 	r := &reader{log: seen[0].log}
-	r.enter(false, pendingView())
+	r.enter(false, new(pendingView()))
 	b := r.next(nil)
 	if b.fallen || b.state != ended {
 		t.Errorf("the reader gets %+v", b)

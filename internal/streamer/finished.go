@@ -12,7 +12,7 @@ import (
 
 // answer streams a finished run from its view, with the same frames in the same
 // order as one that was followed to its end.
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, v View, q query) {
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, v *View, q query) {
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler)
 	}
@@ -24,7 +24,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, v View, q query
 
 // finished returns the frames of a finished run. Their epoch is in no log, so
 // who is cut among them and comes back is reset, and gets all of them again.
-func finished(v View, reset bool) [][]byte {
+func finished(v *View, reset bool) [][]byte {
 	at := cursor{epoch: newEpoch(), attempt: v.Status.Attempt}
 	var frames [][]byte
 	add := func(what stream.Name, data any) {

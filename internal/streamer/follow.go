@@ -31,21 +31,26 @@ func reconnectAfter(d time.Duration) []byte {
 }
 
 // follower streams a run's events from its log to one reader.
+//
+// What a part touches of it stands together, and first: of thousands of readers
+// none is in the processor's cache.
 type follower struct {
-	*Handler
-	request *http.Request
-	out     *sink
-	pace    *pace
-	reader  *reader
-	view    View
-	query   query
+	reader reader
 	// dirty says that something was written since the last flush.
 	dirty bool
+	pace  pace
+	out   sink
+
+	*Handler
+	request *http.Request
+	view    *View
+	query   query
 }
 
 // follow streams until the run ends, the reader goes, or the server closes.
-func (h *Handler) follow(w http.ResponseWriter, r *http.Request, l *log, v View, q query) {
-	f := &follower{Handler: h, request: r, out: h.sink(w, r), pace: h.pace(r), reader: &reader{log: l}, view: v, query: q}
+func (h *Handler) follow(w http.ResponseWriter, r *http.Request, l *log, v *View, q query) {
+	f := &follower{Handler: h, request: r, out: *h.sink(w, r), reader: reader{log: l}, view: v, query: q}
+	h.pace(r, &f.pace)
 	defer f.pace.stop()
 	head := [][]byte{reconnectAfter(reconnect)}
 	if q.after == "" || !f.reader.resume(q.after) {
@@ -102,15 +107,15 @@ func (f *follower) lookAgain() (answered, gone bool) {
 
 // lookAgain asks the source for a run anew, and reports whether it is gone. The
 // view is empty if there is no news.
-func (h *Handler) lookAgain(r *http.Request, run Run) (v View, gone bool) {
-	v, err := h.source.Find(r.Context(), run.Namespace, run.Name)
+func (h *Handler) lookAgain(r *http.Request, run Run) (v *View, gone bool) {
+	found, err := h.source.Find(r.Context(), run.Namespace, run.Name)
 	switch {
-	case errors.Is(err, ErrNotFound), err == nil && v.Run.UID != run.UID:
-		return View{}, true
+	case errors.Is(err, ErrNotFound), err == nil && found.Run.UID != run.UID:
+		return &View{}, true
 	case err != nil:
-		return View{}, false
+		return &View{}, false
 	}
-	return v, false
+	return &found, false
 }
 
 // write writes a batch, and reports whether the reader is still there.
@@ -125,21 +130,21 @@ func (f *follower) write(b batch) bool {
 // rest flushes what was written, and waits for the next frame. It reports
 // whether to go on.
 func (f *follower) rest(b batch) bool {
-	wrote := f.dirty
-	f.dirty = false
-	if wrote && f.out.flush() != nil {
-		return false
+	if f.dirty {
+		f.dirty = false
+		if f.out.flush() != nil {
+			return false
+		}
+		f.pace.write(f.out.now)
 	}
 	for {
-		s := f.pace.rest(wrote, b.wake, b.urgent)
-		switch s {
+		switch s := f.pace.next(b.wake, b.urgent); s {
 		case woken:
 			return true
 		case fired:
 			if !f.keepAlive() {
 				return false
 			}
-			wrote = true
 		default:
 			f.farewell(s)
 			return false
@@ -164,6 +169,7 @@ func (f *follower) keepAlive() bool {
 	} else if answered, gone := f.lookAgain(); answered || gone {
 		return false
 	}
+	f.pace.beat(time.Now())
 	return f.out.send(heartbeat) == nil && f.out.flush() == nil
 }
 

@@ -213,37 +213,37 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, run name, q quer
 // begins with, so that nothing can happen between the two. It returns true,
 // and has written nothing, if that is a view of another run, or one that the
 // log was opened for in vain.
-func (h *Handler) attend(w http.ResponseWriter, r *http.Request, v View, q query, until time.Time) (View, bool) {
+func (h *Handler) attend(w http.ResponseWriter, r *http.Request, v *View, q query, until time.Time) (*View, bool) {
 	if v.Finished {
 		// The log of a run that ended a moment ago knows more than its object.
 		l := h.hub.joinWritten(v.Run)
 		if l == nil {
 			h.conclude(w, r, v, q)
-			return View{}, false
+			return nil, false
 		}
 		defer h.hub.leave(l)
 		h.live(w, r, l, v, q)
-		return View{}, false
+		return nil, false
 	}
 	l := h.hub.join(v.Run)
 	if l == nil {
 		unavailable(w, "the server is shutting down: try again")
-		return View{}, false
+		return nil, false
 	}
 	defer h.hub.leave(l)
 	now, ok := h.await(w, r, v.Run.key(), until)
 	if !ok {
-		return View{}, false
+		return nil, false
 	}
 	if now.Run.UID != v.Run.UID || now.Finished {
 		return now, true
 	}
 	h.live(w, r, l, now, q)
-	return View{}, false
+	return nil, false
 }
 
 // live streams from the log of a run.
-func (h *Handler) live(w http.ResponseWriter, r *http.Request, l *log, v View, q query) {
+func (h *Handler) live(w http.ResponseWriter, r *http.Request, l *log, v *View, q query) {
 	if q.format == formatEvents {
 		h.follow(w, r, l, v, q)
 	} else {
@@ -252,7 +252,7 @@ func (h *Handler) live(w http.ResponseWriter, r *http.Request, l *log, v View, q
 }
 
 // conclude streams from the view of a finished run.
-func (h *Handler) conclude(w http.ResponseWriter, r *http.Request, v View, q query) {
+func (h *Handler) conclude(w http.ResponseWriter, r *http.Request, v *View, q query) {
 	if q.format == formatEvents {
 		h.answer(w, r, v, q)
 	} else {
@@ -262,11 +262,11 @@ func (h *Handler) conclude(w http.ResponseWriter, r *http.Request, v View, q que
 
 // await asks the source for a run, which may be waited for, and refuses the
 // request if it has no answer by then.
-func (h *Handler) await(w http.ResponseWriter, r *http.Request, run name, until time.Time) (View, bool) {
+func (h *Handler) await(w http.ResponseWriter, r *http.Request, run name, until time.Time) (*View, bool) {
 	wait := time.Until(until)
 	if wait <= 0 {
 		v, err := h.source.Find(r.Context(), run.namespace, run.name)
-		return h.found(w, run, v, err)
+		return h.found(w, run, &v, err)
 	}
 	// Registered before the first look, so that nothing is missed between them.
 	created, stop := h.source.Created(run.namespace, run.name)
@@ -276,15 +276,15 @@ func (h *Handler) await(w http.ResponseWriter, r *http.Request, run name, until 
 	for {
 		v, err := h.source.Find(r.Context(), run.namespace, run.name)
 		if !errors.Is(err, ErrNotFound) {
-			return h.found(w, run, v, err)
+			return h.found(w, run, &v, err)
 		}
 		select {
 		case <-created:
 		case <-over.C:
-			return h.found(w, run, v, err)
+			return h.found(w, run, &v, err)
 		case <-h.hub.closing.Done():
 			unavailable(w, "the server is shutting down: try again")
-			return View{}, false
+			return nil, false
 		case <-r.Context().Done():
 			// To return would be to answer 200.
 			panic(http.ErrAbortHandler)
@@ -292,7 +292,7 @@ func (h *Handler) await(w http.ResponseWriter, r *http.Request, run name, until 
 	}
 }
 
-func (h *Handler) found(w http.ResponseWriter, run name, v View, err error) (View, bool) {
+func (h *Handler) found(w http.ResponseWriter, run name, v *View, err error) (*View, bool) {
 	switch {
 	case err == nil:
 		return v, true
@@ -301,5 +301,5 @@ func (h *Handler) found(w http.ResponseWriter, run name, v View, err error) (Vie
 	default:
 		unavailable(w, "the run could not be looked up: try again")
 	}
-	return View{}, false
+	return nil, false
 }

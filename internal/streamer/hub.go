@@ -32,7 +32,6 @@ type Hub struct {
 	begun   map[name]string
 	readers int
 	closed  bool
-	// closing ends when the hub is closed.
 	closing context.Context
 	close   context.CancelFunc
 }
@@ -49,12 +48,12 @@ type End struct {
 
 // NewHub returns a hub with the default bounds.
 func NewHub() *Hub {
-	h := &Hub{
+	closing, cancel := context.WithCancel(context.Background())
+	return &Hub{
 		LogBytes: DefaultLogBytes, TotalBytes: DefaultTotalBytes, Grace: DefaultGrace,
 		logs: map[string]*log{}, begun: map[name]string{},
+		closing: closing, close: cancel,
 	}
-	h.closing, h.close = context.WithCancel(context.Background())
-	return h
 }
 
 // Begin says that a counted attempt, status.Attempt, starts. It opens the log

@@ -9,28 +9,20 @@ import (
 	"time"
 )
 
-// pace says when a reader is written to, and when it is left. Most of what a
-// reader costs is the system call of a write, and next to it being woken: so a
-// fast stream shares writes, and a slow one wakes its readers once a frame.
+// pace says when a reader is written to, and when it is left. A part wakes
+// thousands of readers, and what they select from is a large part of what that
+// costs: so all but the frames comes by one channel, and no timer is touched.
 type pace struct {
-	gone, closing       context.Context
+	request, closing    context.Context
 	interval, heartbeat time.Duration
-	// disturbed says that the reader went, the server is closing, or a heartbeat
-	// is due. One channel for all of them makes a wait cheap.
-	disturbed chan struct{}
-	beat      *time.Timer
-	// ends ends what disturbs.
-	ends []func() bool
-	// pause ends the least time between two writes; nil until there is need.
-	pause *time.Timer
-	// looked is the last time that frames were looked for, spoke that at which
-	// something was written.
-	looked, spoke time.Time
-	// begun says that what is there when a reader comes was told: the first frame
-	// after it does not wait.
-	begun bool
-	// fast says that frames come within the interval of each other.
-	fast bool
+	// wrote is when frames were written last, spoke when anything was.
+	wrote, spoke time.Time
+	// nudge receives when the timer fires, at alarm, and when a context ends.
+	nudge chan struct{}
+	timer *time.Timer
+	// alarm is zero if the timer is to be set anew.
+	alarm          time.Time
+	unleft, unhook func() bool
 }
 
 // signal is why a wait ended.
@@ -38,42 +30,40 @@ type signal uint8
 
 const (
 	woken   signal = iota // frames came
-	fired                 // a heartbeat is due
+	fired                 // the time was over
 	left                  // the reader went
 	closing               // the server is closing
 )
 
-func (h *Handler) pace(r *http.Request) *pace {
-	p := &pace{
-		gone: r.Context(), closing: h.hub.closing,
+func (h *Handler) pace(r *http.Request, p *pace) {
+	now := time.Now()
+	*p = pace{
+		request: r.Context(), closing: h.hub.closing,
 		interval: h.MinInterval, heartbeat: h.Heartbeat,
-		disturbed: make(chan struct{}, 1), spoke: time.Now(),
+		spoke: now, alarm: now.Add(h.Heartbeat), nudge: make(chan struct{}, 1),
 	}
-	p.beat = time.AfterFunc(h.Heartbeat, p.disturb)
-	p.ends = []func() bool{p.beat.Stop, context.AfterFunc(p.gone, p.disturb), context.AfterFunc(p.closing, p.disturb)}
-	return p
+	p.timer = time.AfterFunc(h.Heartbeat, p.poke)
+	p.unleft = context.AfterFunc(p.request, p.poke)
+	p.unhook = context.AfterFunc(p.closing, p.poke)
 }
 
 func (p *pace) stop() {
-	for _, end := range p.ends {
-		end()
-	}
-	if p.pause != nil {
-		p.pause.Stop()
-	}
+	p.timer.Stop()
+	p.unleft()
+	p.unhook()
 }
 
-func (p *pace) disturb() {
+func (p *pace) poke() {
 	select {
-	case p.disturbed <- struct{}{}:
-	default:
+	case p.nudge <- struct{}{}:
+	default: // it has one to look at
 	}
 }
 
 // now reports whether the stream is to end, without waiting.
 func (p *pace) now() signal {
 	switch {
-	case p.gone.Err() != nil:
+	case p.request.Err() != nil:
 		return left
 	case p.closing.Err() != nil:
 		return closing
@@ -81,64 +71,50 @@ func (p *pace) now() signal {
 	return woken
 }
 
-// rest waits until there is something to look at: after a look, and after a
-// write if wrote says so. It returns fired after a silence of a heartbeat. Within
-// the least time between two writes only something urgent counts.
-func (p *pace) rest(wrote bool, wake, urgent <-chan struct{}) signal {
-	now := time.Now()
-	if wrote {
-		p.spoke = now
-	}
-	if p.begun {
-		p.looked = now
-	}
-	p.begun = true
-	if p.fast {
-		if s := p.sleep(p.interval, urgent); s >= left {
+// wait waits until wake is closed, or until the time is there.
+func (p *pace) wait(until time.Time, wake <-chan struct{}) signal {
+	for {
+		// An alarm that is too early does no harm.
+		if p.alarm.IsZero() || until.Before(p.alarm) {
+			p.alarm = until
+			p.timer.Reset(time.Until(until))
+		}
+		select {
+		case <-wake:
+			return woken
+		case <-p.nudge:
+		}
+		now := time.Now()
+		if !now.Before(p.alarm) {
+			p.alarm = time.Time{}
+		}
+		if s := p.now(); s != woken {
 			return s
 		}
-		select {
-		case <-wake:
-			return woken
-		default:
-			p.fast = false // nothing came meanwhile
-		}
-	}
-	for {
-		select {
-		case <-wake:
-			if soon := p.interval - time.Since(p.looked); p.interval > 0 && soon > 0 {
-				p.fast = true
-				return p.sleep(soon, urgent)
-			}
-			return woken
-		case <-p.disturbed:
-			if s := p.now(); s >= left {
-				return s
-			}
-			silence := time.Since(p.spoke)
-			if silence >= p.heartbeat {
-				p.spoke = time.Now()
-				p.beat.Reset(p.heartbeat)
-				return fired
-			}
-			p.beat.Reset(p.heartbeat - silence)
+		if !now.Before(until) {
+			return fired
 		}
 	}
 }
 
-// sleep waits for a time, or until something urgent comes.
-func (p *pace) sleep(d time.Duration, urgent <-chan struct{}) signal {
-	if p.pause == nil {
-		p.pause = time.NewTimer(d)
-	} else {
-		p.pause.Reset(d)
+// next waits for frames, or for a heartbeat to be due. Frames that come sooner
+// than the least time between two writes wait for it, unless one is urgent, so
+// that a fast stream costs one write for many frames.
+func (p *pace) next(wake, urgent <-chan struct{}) signal {
+	s := p.wait(p.spoke.Add(p.heartbeat), wake)
+	if s != woken || p.interval == 0 {
+		return s
 	}
-	select {
-	case <-urgent:
-	case <-p.pause.C:
-	case <-p.gone.Done():
-	case <-p.closing.Done():
+	if due := p.wrote.Add(p.interval); time.Now().Before(due) {
+		if s = p.wait(due, urgent); s == fired {
+			s = woken
+		}
 	}
-	return p.now()
+	return s
 }
+
+// write says that frames were written at this time, beat that a heartbeat was,
+// look that there was nothing to write.
+func (p *pace) write(now time.Time) { p.spoke, p.wrote = now, now }
+func (p *pace) beat(now time.Time)  { p.spoke = now }
+func (p *pace) look(now time.Time)  { p.wrote = now }

@@ -60,7 +60,7 @@ func (r *reader) resume(text string) bool {
 // enter moves the reader to where a new one begins, and returns the frames that
 // it needs before those of the log: a reset if it may hold a draft, where the
 // run stands, and a pending retry. A log that was told nothing yet goes by v.
-func (r *reader) enter(reset bool, v View) [][]byte {
+func (r *reader) enter(reset bool, v *View) [][]byte {
 	l := r.log
 	l.mu.Lock()
 	status, retry := l.standingLocked(v)
@@ -82,7 +82,7 @@ func (r *reader) enter(reset bool, v View) [][]byte {
 }
 
 // standing is the newest status that the log was told, or else that of v.
-func (l *log) standing(v View) stream.Status {
+func (l *log) standing(v *View) stream.Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	status, _ := l.standingLocked(v)
@@ -90,7 +90,7 @@ func (l *log) standing(v View) stream.Status {
 }
 
 // standingLocked is standing, and the retry that is pending.
-func (l *log) standingLocked(v View) (stream.Status, *stream.Retry) {
+func (l *log) standingLocked(v *View) (stream.Status, *stream.Retry) {
 	status, retry := v.Status, v.Retry
 	if l.status != nil {
 		status, retry = *l.status, l.retry

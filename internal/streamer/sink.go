@@ -17,20 +17,26 @@ import (
 // and a slow reader of it is not taken for one that does not read.
 const maxWrite = 64 << 10
 
+// maxPiece bounds what a reader of a whole text holds of it while it does not
+// read, beside what that is encoded: up to six times as much.
+const maxPiece = 4 << 10
+
 // sink writes to one reader.
 type sink struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
+	flusher interface{ FlushError() error } // nil if there is none
 	timeout time.Duration
+	// extended is when the deadline was set, now when the last write began.
+	extended, now time.Time
 	// multiplexed says that the deadline is one of a stream of HTTP/2, which it
 	// ends even if nothing is being written then.
 	multiplexed bool
-	// until is the deadline that stands.
-	until time.Time
 }
 
 func (h *Handler) sink(w http.ResponseWriter, r *http.Request) *sink {
-	return &sink{w: w, control: http.NewResponseController(w), timeout: h.WriteTimeout, multiplexed: r.ProtoMajor > 1}
+	f, _ := w.(interface{ FlushError() error })
+	return &sink{w: w, flusher: f, control: http.NewResponseController(w), timeout: h.WriteTimeout, multiplexed: r.ProtoMajor > 1}
 }
 
 // send writes frames, each piece of maxWrite under a deadline of its own.
@@ -97,21 +103,31 @@ func runes(text []byte, limit int) int {
 
 // flush sends what was written.
 func (s *sink) flush() error {
-	err := s.control.Flush()
+	err := s.flushOnly()
 	if s.multiplexed {
 		_ = s.control.SetWriteDeadline(time.Time{})
+		s.extended = time.Time{}
 	}
 	return err
 }
 
-// extend sets the write deadline anew, if a quarter of its time is over: that
-// costs a tenth of a write, and three quarters are long enough. A writer that has
-// no deadline is one that cannot block either, such as a recorder in a test.
+// flushOnly goes without the controller where it can, which looks for the
+// method each time.
+func (s *sink) flushOnly() error {
+	if s.flusher != nil {
+		return s.flusher.FlushError()
+	}
+	return s.control.Flush()
+}
+
+// extend sets the write deadline anew, unless that was done a moment ago: it
+// costs a tenth of a write. A writer that has none is one that cannot block
+// either, such as a recorder in a test.
 func (s *sink) extend() {
-	now := time.Now()
-	if !s.multiplexed && s.until.Sub(now) > s.timeout-s.timeout/4 {
+	s.now = time.Now()
+	if s.now.Sub(s.extended) < s.timeout/8 {
 		return
 	}
-	s.until = now.Add(s.timeout)
-	_ = s.control.SetWriteDeadline(s.until)
+	s.extended = s.now
+	_ = s.control.SetWriteDeadline(s.now.Add(s.timeout))
 }

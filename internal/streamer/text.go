@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // A format that is text alone cannot take text back. So its rule is: an answer
@@ -89,15 +90,15 @@ func (l *log) excerpt(attempt int32, from, size int) []byte {
 	return piece(l.episode.text, from, size)
 }
 
-// piece copies at most maxWrite bytes of whole runes: who holds one that is slow
+// piece copies at most maxPiece bytes of whole runes: who holds one that is slow
 // to be written does not hold the text that it is of.
 func piece(text []byte, from, to int) []byte {
 	text = text[from:to]
-	return bytes.Clone(text[:runes(text, maxWrite)])
+	return bytes.Clone(text[:runes(text, maxPiece)])
 }
 
 // complete reports whether the log has all the text of a run that finished so.
-func (l *log) complete(v View) bool {
+func (l *log) complete(v *View) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := &l.episode
@@ -117,19 +118,21 @@ type narrator struct {
 	request *http.Request
 	w       http.ResponseWriter
 	out     *sink
-	view    View
+	view    *View
 	query   query
 	log     *log
-	pace    *pace
+	pace    pace
 	cursor  textCursor
-	// opened says that the header was sent.
-	opened bool
+	// opened says that the header was sent, waited that the reader has all that
+	// there was before.
+	opened, waited bool
 }
 
 // narrate tells the text of a run that is under way, or ended a moment ago.
-func (h *Handler) narrate(w http.ResponseWriter, r *http.Request, l *log, v View, q query) {
+func (h *Handler) narrate(w http.ResponseWriter, r *http.Request, l *log, v *View, q query) {
 	n := h.narrator(w, r, v, q)
-	n.log, n.pace = l, h.pace(r)
+	n.log = l
+	h.pace(r, &n.pace)
 	defer n.pace.stop()
 	for n.step() {
 	}
@@ -167,19 +170,32 @@ func (n *narrator) step() bool {
 	case n.silence() != nil:
 		n.open()
 	}
-	if len(p.text) > 0 && n.out.flush() != nil {
-		n.abandon()
+	return n.breathe(len(p.text) > 0) && n.rest(p.wake)
+}
+
+// breathe flushes what was written. The least time between two writes begins;
+// so it does where there was nothing to write, as for one who holds.
+func (n *narrator) breathe(wrote bool) bool {
+	switch {
+	case wrote && n.out.flush() != nil:
+		return n.leave(left)
+	case wrote:
+		n.pace.write(n.out.now)
+	case n.waited:
+		n.pace.look(time.Now())
 	}
-	return n.rest(len(p.text) > 0, p.wake)
+	return true
 }
 
 // rest waits for text, and reports whether to go on.
-func (n *narrator) rest(wrote bool, wake <-chan struct{}) bool {
+func (n *narrator) rest(wake <-chan struct{}) bool {
 	for {
-		switch s := n.pace.rest(wrote, wake, nil); s {
+		switch s := n.pace.next(wake, nil); s {
 		case woken:
+			n.waited = true
 			return true
 		case fired:
+			n.pace.beat(time.Now())
 			v, gone := n.lookAgain(n.request, n.view.Run)
 			switch {
 			case gone:
@@ -194,14 +210,13 @@ func (n *narrator) rest(wrote bool, wake <-chan struct{}) bool {
 			if beat := n.silence(); beat != nil && (n.out.send(beat) != nil || n.out.flush() != nil) {
 				n.abandon()
 			}
-			wrote = false
 		default:
 			return n.leave(s)
 		}
 	}
 }
 
-func (h *Handler) narrator(w http.ResponseWriter, r *http.Request, v View, q query) *narrator {
+func (h *Handler) narrator(w http.ResponseWriter, r *http.Request, v *View, q query) *narrator {
 	n := &narrator{Handler: h, request: r, w: w, out: h.sink(w, r), view: v, query: q}
 	if q.format == formatOpenAI {
 		n.teller = newChunks(v.Run, q.usage)
@@ -213,7 +228,7 @@ func (h *Handler) narrator(w http.ResponseWriter, r *http.Request, v View, q que
 
 // conclude tells the text of a run that its object tells to be finished. It
 // returns false, as all do that end an answer.
-func (n *narrator) conclude(v View) bool {
+func (n *narrator) conclude(v *View) bool {
 	if n.cursor.sent > 0 {
 		// Some text was sent from a log that was not told of this end, as another
 		// process wrote it: perhaps of another attempt.
