@@ -43,6 +43,9 @@ const (
 	streamReload = 10 * time.Second
 	// streamWindow bounds what a peer may send unread: bodies are small.
 	streamWindow = 64 << 10
+	// streamSocketBytes bounds what the kernel holds of a stream that is not read:
+	// two writes, and some 1 MB/s to a reader on the far side of the world.
+	streamSocketBytes = 128 << 10
 )
 
 // streamServer serves the stream endpoint. Every replica does, leader or not.
@@ -134,8 +137,23 @@ func (s *streamServer) server(ctx context.Context) *http.Server {
 			PingTimeout:                   streamPong,
 			WriteByteTimeout:              streamPong,
 		},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			boundBuffer(c)
+			return ctx
+		},
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 		ErrorLog:    stdlog.New(complaints{s.log}, "", 0),
+	}
+}
+
+// boundBuffer bounds what the kernel takes for a reader that does not read, which
+// is some megabytes by itself. A connection without such a buffer is of a test.
+func boundBuffer(c net.Conn) {
+	if secured, ok := c.(*tls.Conn); ok {
+		c = secured.NetConn()
+	}
+	if buffered, ok := c.(interface{ SetWriteBuffer(bytes int) error }); ok {
+		_ = buffered.SetWriteBuffer(streamSocketBytes)
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"chatrun.dev/operator/internal/access"
-	"chatrun.dev/operator/internal/streamer"
 )
 
 const (
@@ -34,11 +33,6 @@ const (
 // bodyTime.
 func bound(bodyTime time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ProtoMajor == 1 {
-			// For refusals; and what was written before on this connection may have
-			// left a deadline that is over. A stream of HTTP/2 has none to leave.
-			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(streamer.DefaultWriteTimeout))
-		}
 		header := w.Header()
 		// Tickets stand in URLs: what is loaded from here tells nobody of them.
 		header.Set("Referrer-Policy", "no-referrer")
@@ -52,6 +46,13 @@ func bound(bodyTime time.Duration, next http.Handler) http.Handler {
 			// A connection that cannot have a deadline is one of a test.
 			_ = control.SetReadDeadline(time.Now().Add(bodyTime))
 			r.Body = &timedBody{ReadCloser: http.MaxBytesReader(w, r.Body, streamBodyBytes), control: control}
+		}
+		if r.Body != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+			// A body that nobody reads hides that the reader left.
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				access.Refuse(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, "the body did not come")
+				return
+			}
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -6,13 +6,19 @@ package access
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
 )
 
-// maxLoggedPath is longer than any path of a run.
-const maxLoggedPath = 512
+const (
+	// maxLoggedPath is longer than any path of a run, maxLoggedMethod than any
+	// method.
+	maxLoggedPath, maxLoggedMethod = 512, 16
+	// answerTimeout is how long an answer may take to be written.
+	answerTimeout = 10 * time.Second
+)
 
 // Log writes a line for each request when it has ended: at level 1, or at level
 // 0 if it was refused. Of what the caller sent only the method and the path are
@@ -22,9 +28,7 @@ func Log(logger logr.Logger, next http.Handler) http.Handler {
 		e := &entry{ResponseWriter: w}
 		// Before the request goes on, as handlers may rewrite it.
 		method, path, started := r.Method, r.URL.Path, time.Now()
-		if len(path) > maxLoggedPath {
-			path = path[:maxLoggedPath]
-		}
+		method, path = method[:min(len(method), maxLoggedMethod)], loggable(path)
 		defer func() {
 			level := 1
 			// Who left before the answer was not refused.
@@ -40,6 +44,13 @@ func Log(logger logr.Logger, next http.Handler) http.Handler {
 			e.code = http.StatusOK
 		}
 	})
+}
+
+// loggable cuts a path, and what looks like a query in it: who encodes a URL
+// twice sends a ticket there.
+func loggable(path string) string {
+	path, _, _ = strings.Cut(path, "?")
+	return path[:min(len(path), maxLoggedPath)]
 }
 
 type entryKey struct{}
@@ -65,7 +76,7 @@ type entry struct {
 func (e *entry) WriteHeader(code int) {
 	// Informational answers come before the one that counts.
 	if e.code == 0 && code >= http.StatusOK {
-		e.code = code
+		e.begin(code)
 	}
 	e.ResponseWriter.WriteHeader(code)
 }
@@ -73,11 +84,19 @@ func (e *entry) WriteHeader(code int) {
 // Write implements http.ResponseWriter.
 func (e *entry) Write(p []byte) (int, error) {
 	if e.code == 0 {
-		e.code = http.StatusOK
+		e.begin(http.StatusOK)
 	}
 	n, err := e.ResponseWriter.Write(p)
 	e.bytes += int64(n)
 	return n, err
+}
+
+// begin gives the answer a deadline, or who asks and never reads would keep it
+// here for ever: refusals are for anybody. A stream sets its own as it goes.
+func (e *entry) begin(code int) {
+	e.code = code
+	// A connection that cannot have one is of a test.
+	_ = http.NewResponseController(e.ResponseWriter).SetWriteDeadline(time.Now().Add(answerTimeout))
 }
 
 // Unwrap lets an http.ResponseController flush and set deadlines.

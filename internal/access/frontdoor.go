@@ -58,8 +58,15 @@ func (f *FrontDoor) ways() []authenticator.Request {
 	value := func(of func() []string) headerrequest.StringSliceProvider {
 		return headerrequest.StringSliceProviderFunc(of)
 	}
+	// An empty list would allow every name, and it is empty until it was read.
+	names := func() []string {
+		if len(f.headers.UsernameHeaders()) == 0 {
+			return []string{"nobody: the ConfigMap was not read yet"}
+		}
+		return f.headers.AllowedClientNames()
+	}
 	return []authenticator.Request{
-		headerrequest.NewDynamicVerifyOptionsSecure(f.proxies.VerifyOptions, value(f.headers.AllowedClientNames),
+		headerrequest.NewDynamicVerifyOptionsSecure(f.proxies.VerifyOptions, value(names),
 			value(f.headers.UsernameHeaders), value(f.headers.UIDHeaders), value(f.headers.GroupHeaders), value(f.headers.ExtraHeaderPrefixes)),
 		x509request.NewDynamic(f.users.VerifyOptions, x509request.CommonNameUserConversion),
 	}

@@ -161,6 +161,7 @@ func (k *keys) read(ctx context.Context, create bool) (*key, error) {
 	if k.secret.Namespace == "" {
 		return nil, &keyError{advice: "the manager does not know its namespace; start it with --stream-ticket-secret=NAMESPACE/" + k.secret.Name}
 	}
+	ctx = unlogged(ctx)
 	secrets := k.client.CoreV1().Secrets(k.secret.Namespace)
 	found, err := secrets.Get(ctx, k.secret.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

@@ -39,14 +39,20 @@ const (
 	// thousand must not use up the share of the API server that the manager needs
 	// for its runs. At some 3 ms each it is good for 5,000 new readers a second.
 	maxReviews = 16
+	// maxWaiting bounds those who wait for one: each holds its token meanwhile.
+	maxWaiting = 256
 	// maxDecisions bounds the answers that are kept, of some 200 bytes each.
 	maxDecisions = 8192
 	// quiet is how long a failure that goes on is not logged again.
 	quiet = time.Minute
 )
 
-// errReview says that a review could not be made.
-var errReview = errors.New("the API server could not be asked")
+var (
+	// errReview says that a review could not be made.
+	errReview = errors.New("the API server could not be asked")
+	// errCrowd says that too many wait for one.
+	errCrowd = errors.New("too many reviews wait")
+)
 
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
 // +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
@@ -59,25 +65,51 @@ type reviews struct {
 	log    logr.Logger
 	failed failure
 
-	seats     chan struct{}
+	// who and what bound the two kinds of reviews, each by itself: a flood of bad
+	// tokens must not keep those waiting who are known.
+	who, what places
 	decisions *cache.LRUExpireCache
 	underway  singleflight.Group
 }
 
 func newReviews(client kubernetes.Interface, log logr.Logger) *reviews {
 	return &reviews{
-		client: client, log: log, seats: make(chan struct{}, maxReviews), decisions: cache.NewLRUExpireCache(maxDecisions),
+		client: client, log: log, who: newPlaces(), what: newPlaces(), decisions: cache.NewLRUExpireCache(maxDecisions),
 	}
 }
 
-// seat waits for a place among the reviews at one time.
-func (v *reviews) seat(ctx context.Context) error {
+// unlogged keeps bodies, which hold tokens and keys, out of the log: client-go
+// writes them to that of the context, at a level that somebody will use.
+func unlogged(ctx context.Context) context.Context { return logr.NewContext(ctx, logr.Discard()) }
+
+// places are those of the reviews that are made at one time, and of those who
+// wait for one.
+type places struct{ busy, all chan struct{} }
+
+func newPlaces() places {
+	return places{busy: make(chan struct{}, maxReviews), all: make(chan struct{}, maxReviews+maxWaiting)}
+}
+
+// take waits for a place, unless too many do. Each that is taken is to be given
+// back. What waits here outlives its request, so their number must have a bound.
+func (p places) take(ctx context.Context) error {
 	select {
-	case v.seats <- struct{}{}:
+	case p.all <- struct{}{}:
+	default:
+		return errCrowd
+	}
+	select {
+	case p.busy <- struct{}{}:
 		return nil
 	case <-ctx.Done():
+		<-p.all
 		return ctx.Err()
 	}
+}
+
+func (p places) giveBack() {
+	<-p.busy
+	<-p.all
 }
 
 // AuthenticateToken implements authenticator.Token. A token that is not good is
@@ -85,12 +117,12 @@ func (v *reviews) seat(ctx context.Context) error {
 func (v *reviews) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
 	defer cancel()
-	if err := v.seat(ctx); err != nil {
+	if err := v.who.take(ctx); err != nil {
 		v.failed.log(v.log, err, "too many readers at once to ask who they are", "")
 		return nil, false, fmt.Errorf("%w: %w", errReview, err)
 	}
-	defer func() { <-v.seats }()
-	review, err := v.client.AuthenticationV1().TokenReviews().Create(ctx,
+	defer v.who.giveBack()
+	review, err := v.client.AuthenticationV1().TokenReviews().Create(unlogged(ctx),
 		&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
 	if err != nil {
 		v.failed.log(v.log, err, "asking who a reader is", "create tokenreviews.authentication.k8s.io")
@@ -154,12 +186,12 @@ func (v *reviews) decide(ctx context.Context, spec authorizationv1.SubjectAccess
 }
 
 func (v *reviews) ask(ctx context.Context, spec authorizationv1.SubjectAccessReviewSpec) (decision, error) {
-	if err := v.seat(ctx); err != nil {
+	if err := v.what.take(ctx); err != nil {
 		v.failed.log(v.log, err, "too many readers at once to ask what they may", "")
 		return decision{}, fmt.Errorf("%w: %w", errReview, err)
 	}
-	defer func() { <-v.seats }()
-	review, err := v.client.AuthorizationV1().SubjectAccessReviews().Create(ctx,
+	defer v.what.giveBack()
+	review, err := v.client.AuthorizationV1().SubjectAccessReviews().Create(unlogged(ctx),
 		&authorizationv1.SubjectAccessReview{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
 		v.failed.log(v.log, err, "asking what a reader may", "create subjectaccessreviews.authorization.k8s.io")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -116,7 +117,9 @@ func readKey(ctx context.Context, live client.Reader, p *v1alpha1.ChatProvider) 
 	}
 	ref := p.Spec.Credentials.SecretKeyRef
 	secret := &corev1.Secret{}
-	err := live.Get(ctx, types.NamespacedName{Namespace: p.Namespace, Name: ref.Name}, secret)
+	// client-go writes bodies to the context's log, at a level that nobody should
+	// use and somebody will.
+	err := live.Get(logr.NewContext(ctx, logr.Discard()), types.NamespacedName{Namespace: p.Namespace, Name: ref.Name}, secret)
 	switch {
 	case apierrors.IsNotFound(err):
 		return provider.Key{}, &providerProblem{v1alpha1.ReasonSecretNotFound, secretMissingMessage(ref.Name)}, nil

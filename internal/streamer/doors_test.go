@@ -273,3 +273,20 @@ func TestFarewell(t *testing.T) {
 		t.Errorf("20 readers come back at %d times", len(seen))
 	}
 }
+
+// TestSeatsOfNamespace: who reads in one namespace does not keep all others out.
+func TestSeatsOfNamespace(t *testing.T) {
+	s := newSeats()
+	for i := range 6 {
+		if !s.take(name{"mine", strconv.Itoa(i)}, 8, 0) {
+			t.Fatalf("reader %d is refused", i)
+		}
+	}
+	if s.take(name{"mine", "x"}, 8, 0) || !s.take(name{"yours", "x"}, 8, 0) {
+		t.Error("one namespace gets all seats, or another none")
+	}
+	s.giveBack(name{"mine", "0"})
+	if !s.take(name{"mine", "x"}, 8, 0) {
+		t.Error("a seat that was given back is not there")
+	}
+}

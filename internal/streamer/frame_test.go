@@ -62,6 +62,19 @@ func TestResumeExactly(t *testing.T) {
 	}
 }
 
+// TestConnect: the mux does not clean the path of a CONNECT.
+func TestConnect(t *testing.T) {
+	for _, path := range []string{"/v1/namespaces/default/chatruns//stream", "//v1/namespaces", "/v1/namespaces//chatruns//stream"} {
+		r := httptest.NewRequestWithContext(t.Context(), "CONNECT", helloPath, nil)
+		r.URL.Path = path
+		w := httptest.NewRecorder()
+		NewHandler(NewHub(), views(finishedView()), Anyone).ServeHTTP(w, r)
+		if w.Code != 405 && w.Code != 404 {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
+}
+
 func FuzzCursor(f *testing.F) {
 	f.Add("ABCDEFGHIJ-3-42")
 	f.Add("end-uid")

@@ -76,7 +76,8 @@ type Handler struct {
 	WriteTimeout time.Duration
 
 	// MaxReaders and MaxReadersPerRun bound the readers that are served, or wait
-	// for a run, at one time. Further ones are answered with 429. 0 is no bound.
+	// for a run, at one time. Further ones are answered with 429. 0 is no bound. One
+	// namespace gets three quarters of MaxReaders at most.
 	MaxReaders, MaxReadersPerRun int
 
 	hub    *Hub
@@ -91,7 +92,7 @@ func NewHandler(hub *Hub, source Source, guard Guard) *Handler {
 	h := &Handler{
 		MinInterval: DefaultMinInterval, Heartbeat: DefaultHeartbeat, WriteTimeout: DefaultWriteTimeout,
 		MaxReaders: DefaultMaxReaders, MaxReadersPerRun: DefaultMaxReadersPerRun,
-		hub: hub, source: source, guard: guard, seats: seats{runs: map[name]int{}}, mux: http.NewServeMux(),
+		hub: hub, source: source, guard: guard, seats: newSeats(), mux: http.NewServeMux(),
 	}
 	run := "/v1/namespaces/{namespace}/chatruns/{name}"
 	h.route(run+"/stream", h.read(true), http.MethodGet, http.MethodHead)
@@ -109,11 +110,15 @@ func NewHandler(hub *Hub, source Source, guard Guard) *Handler {
 func (h *Handler) route(path string, serve func(http.ResponseWriter, *http.Request, name), methods ...string) {
 	allowed := strings.Join(methods, ", ")
 	h.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-		run := name{r.PathValue("namespace"), r.PathValue("name")}
-		switch {
-		case !slices.Contains(methods, r.Method):
+		if !slices.Contains(methods, r.Method) {
 			w.Header().Set("Allow", allowed)
 			refuse(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "this path allows "+allowed)
+			return
+		}
+		// Not before: the mux does not clean the paths of a CONNECT, and PathValue
+		// panics at some of them.
+		run := name{r.PathValue("namespace"), r.PathValue("name")}
+		switch {
 		case !isLabel(run.namespace) || !isSubdomain(run.name):
 			refuse(w, http.StatusBadRequest, "BadRequest", "the namespace or the name is not one that an object can have")
 		default:

@@ -31,7 +31,7 @@ const (
 	// writes, so that each is a write and latency is not the wish of the handler.
 	spacing = 25 * time.Millisecond
 	// readerMemory bounds what a reader takes of heap and stacks, on average.
-	readerMemory = 64 << 10
+	readerMemory = 48 << 10
 )
 
 // The groups of readers.

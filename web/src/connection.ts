@@ -89,7 +89,7 @@ export class Connection {
       headers.set("Last-Event-ID", after);
     }
     const { signal } = this.#controller;
-    const pending = fetch(url, { headers, signal, cache: "no-store" });
+    const pending = fetch(url, { headers, signal, cache: "no-store", redirect: "error", referrerPolicy: "no-referrer" });
     // A fetch that does not know the signal may answer when nobody waits any more.
     pending.then((late) => {
       if (signal.aborted) {

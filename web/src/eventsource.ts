@@ -16,7 +16,7 @@ export interface Ticket {
 /** issueTicket asks for a ticket. It throws a RunError when that is refused. */
 export async function issueTicket(run: RunAddress & Credentials & { signal?: AbortSignal }): Promise<Ticket> {
   const { fetch = globalThis.fetch, signal = null } = run;
-  const response = await fetch(runURL(run, "ticket"), { method: "POST", headers: await headersOf(run), signal });
+  const response = await fetch(runURL(run, "ticket"), { method: "POST", headers: await headersOf(run), signal, cache: "no-store", redirect: "error", referrerPolicy: "no-referrer" });
   if (!response.ok) {
     throw await refusalOf(response);
   }
