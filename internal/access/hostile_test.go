@@ -6,6 +6,7 @@ package access
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -25,12 +26,10 @@ import (
 // name with other groups, UID or extras.
 func TestUsersOfOneName(t *testing.T) {
 	server := newAPI()
-	for token, who := range map[string]authenticationv1.UserInfo{
+	maps.Copy(server.users, map[string]authenticationv1.UserInfo{
 		"staff": {Username: "twin", Groups: []string{"staff"}}, "guest": {Username: "twin", Groups: []string{"guests"}},
 		"other": {Username: "twin", Groups: []string{"staff"}, UID: "2"}, "scoped": {Username: "twin", Groups: []string{"staff"}, Extra: map[string]authenticationv1.ExtraValue{"s": {"1"}}},
-	} {
-		server.users[token] = who
-	}
+	})
 	server.PrependReactor("create", "subjectaccessreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		review := created[*authorizationv1.SubjectAccessReview](action).DeepCopy()
 		s := review.Spec
