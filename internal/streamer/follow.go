@@ -50,7 +50,7 @@ type follower struct {
 // follow streams until the run ends, the reader goes, or the server closes.
 func (h *Handler) follow(w http.ResponseWriter, r *http.Request, l *log, v *View, q query) {
 	f := &follower{Handler: h, request: r, out: *h.sink(w, r), reader: reader{log: l}, view: v, query: q}
-	h.pace(r, &f.pace)
+	h.pace(r, l, &f.pace)
 	defer f.pace.stop()
 	head := [][]byte{reconnectAfter(reconnect)}
 	if q.after == "" || !f.reader.resume(q.after) {

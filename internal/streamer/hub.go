@@ -196,6 +196,7 @@ func (h *Hub) joinWritten(run Run) *log {
 
 func (h *Hub) registerLocked(l *log) *log {
 	l.readers++
+	l.crowd.Store(int32(l.readers))
 	h.readers++
 	return l
 }
@@ -206,6 +207,7 @@ func (h *Hub) leave(l *log) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l.readers--
+	l.crowd.Store(int32(l.readers))
 	h.readers--
 	switch {
 	case l.readers > 0:

@@ -5,6 +5,7 @@ package streamer
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chatrun.dev/operator/api/stream"
@@ -38,6 +39,8 @@ type log struct {
 	begun   bool
 	expired bool
 	grace   *time.Timer
+	// crowd is readers, for those who do not hold that mutex.
+	crowd atomic.Int32
 
 	mu     sync.Mutex
 	frames []frame // by seq, with gaps

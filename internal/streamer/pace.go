@@ -6,6 +6,7 @@ package streamer
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,8 @@ import (
 type pace struct {
 	request, closing    context.Context
 	interval, heartbeat time.Duration
+	// crowd is how many read the same log.
+	crowd *atomic.Int32
 	// wrote is when frames were written last, spoke when anything was.
 	wrote, spoke time.Time
 	// nudge receives when the timer fires, at alarm, and when a context ends.
@@ -24,6 +27,13 @@ type pace struct {
 	alarm          time.Time
 	unleft, unhook func() bool
 }
+
+const (
+	// wideCrowd is a number of readers for whom a frame costs milliseconds of CPU,
+	// wideInterval still short for an eye: half as many writes and less.
+	wideCrowd    = 250
+	wideInterval = 50 * time.Millisecond
+)
 
 // signal is why a wait ended.
 type signal uint8
@@ -35,11 +45,11 @@ const (
 	closing               // the server is closing
 )
 
-func (h *Handler) pace(r *http.Request, p *pace) {
+func (h *Handler) pace(r *http.Request, l *log, p *pace) {
 	now := time.Now()
 	*p = pace{
 		request: r.Context(), closing: h.hub.closing,
-		interval: h.MinInterval, heartbeat: h.Heartbeat,
+		interval: h.MinInterval, heartbeat: h.Heartbeat, crowd: &l.crowd,
 		spoke: now, alarm: now.Add(h.Heartbeat), nudge: make(chan struct{}, 1),
 	}
 	p.timer = time.AfterFunc(h.Heartbeat, p.poke)
@@ -105,12 +115,21 @@ func (p *pace) next(wake, urgent <-chan struct{}) signal {
 	if s != woken || p.interval == 0 {
 		return s
 	}
-	if due := p.wrote.Add(p.interval); time.Now().Before(due) {
+	if due := p.wrote.Add(p.least()); time.Now().Before(due) {
 		if s = p.wait(due, urgent); s == fired {
 			s = woken
 		}
 	}
 	return s
+}
+
+// least is the least time between two writes: longer where each costs a wide
+// crowd of them.
+func (p *pace) least() time.Duration {
+	if p.crowd.Load() >= wideCrowd {
+		return max(p.interval, wideInterval)
+	}
+	return p.interval
 }
 
 // write says that frames were written at this time, beat that a heartbeat was,

@@ -132,7 +132,7 @@ type narrator struct {
 func (h *Handler) narrate(w http.ResponseWriter, r *http.Request, l *log, v *View, q query) {
 	n := h.narrator(w, r, v, q)
 	n.log = l
-	h.pace(r, &n.pace)
+	h.pace(r, l, &n.pace)
 	defer n.pace.stop()
 	for n.step() {
 	}
