@@ -270,3 +270,31 @@ func TestNoBody(t *testing.T) {
 		t.Error(answer.Code)
 	}
 }
+
+// TestBodyOfAGet: one that comes is thrown away, one that does not come ends the
+// request: nobody would see that its reader left.
+func TestBodyOfAGet(t *testing.T) {
+	served := make(chan struct{}, 1)
+	server := httptest.NewServer(bound(50*time.Millisecond, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served <- struct{}{} })))
+	defer server.Close()
+	for body, want := range map[string]int{"x": http.StatusOK, "": http.StatusBadRequest} {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n%s", body); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+		if _ = c.Close(); answer.StatusCode != want || len(served) != map[int]int{200: 1, 400: 0}[want] {
+			t.Errorf("body %q: %d, served %d", body, answer.StatusCode, len(served))
+		}
+		if len(served) > 0 {
+			<-served
+		}
+	}
+}

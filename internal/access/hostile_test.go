@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
@@ -104,5 +105,31 @@ func TestLogTakesLittle(t *testing.T) {
 	Log(logger, http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), r)
 	if got := lines.String(); len(got) > 500 || strings.Contains(got, "a-ticket") {
 		t.Errorf("it writes %.200q and more, %d bytes", got, len(got))
+	}
+}
+
+// deadlines is a ResponseWriter that notes its deadlines.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	set []time.Time
+}
+
+// SetWriteDeadline is found by http.ResponseController.
+func (d *deadlines) SetWriteDeadline(at time.Time) error {
+	d.set = append(d.set, at)
+	return nil
+}
+
+// TestEveryAnswerHasADeadline: also one to whoever is not admitted.
+func TestEveryAnswerHasADeadline(t *testing.T) {
+	for name, h := range map[string]http.HandlerFunc{
+		"a code": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) },
+		"a body": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("x")) },
+	} {
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		Log(logr.Discard(), h).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody))
+		if len(w.set) != 1 || time.Until(w.set[0]) > answerTimeout || time.Until(w.set[0]) <= 0 {
+			t.Errorf("%s: %v", name, w.set)
+		}
 	}
 }

@@ -118,12 +118,11 @@ func (h *Handler) route(path string, serve func(http.ResponseWriter, *http.Reque
 		// Not before: the mux does not clean the paths of a CONNECT, and PathValue
 		// panics at some of them.
 		run := name{r.PathValue("namespace"), r.PathValue("name")}
-		switch {
-		case !isLabel(run.namespace) || !isSubdomain(run.name):
+		if !isLabel(run.namespace) || !isSubdomain(run.name) {
 			refuse(w, http.StatusBadRequest, "BadRequest", "the namespace or the name is not one that an object can have")
-		default:
-			serve(w, r, run)
+			return
 		}
+		serve(w, r, run)
 	})
 }
 

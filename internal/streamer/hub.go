@@ -13,8 +13,8 @@ import (
 )
 
 // Hub keeps the logs of the runs that are under way here, were a moment ago, or
-// have readers. Its
-// methods may be called by any goroutine and never wait for a reader.
+// have readers. Its methods may be called by any goroutine and never wait for a
+// reader.
 //
 // Its exported fields may be changed before it is used.
 type Hub struct {

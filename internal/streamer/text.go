@@ -17,7 +17,7 @@ import (
 
 // teller writes a run's text in such a format.
 type teller interface {
-	// text is for a piece of the model's text, at most maxWrite bytes.
+	// text is for a piece of the model's text, at most maxPiece bytes.
 	text(model string, piece []byte) []byte
 	// silence keeps the connection alive; nil if the format has nothing for it.
 	silence() []byte
@@ -36,7 +36,7 @@ type textCursor struct {
 
 // passage is what comes next.
 type passage struct {
-	// text is a piece, at most maxWrite bytes; more says that there is another.
+	// text is a piece, at most maxPiece bytes; more says that there is another.
 	text []byte
 	more bool
 	// void says that the text before this belongs to an attempt that failed.
