@@ -118,6 +118,6 @@ type Done struct {
 	FinishReason string `json:"finishReason,omitempty"`
 	// Bytes is the size of the whole answer in bytes.
 	Bytes int64 `json:"bytes"`
-	// Truncated says that status.output.text holds less than the whole answer.
+	// Truncated says that less than the whole answer is kept.
 	Truncated bool `json:"truncated,omitempty"`
 }

@@ -39,13 +39,6 @@ const (
 	ReasonInvalid = "Invalid"
 )
 
-// ConditionFieldsServed is False if the spec sets a field that this version
-// accepts and does not act on yet. It is absent otherwise.
-const ConditionFieldsServed = "FieldsServed"
-
-// ReasonNotYetServed is the reason of FieldsServed; the message names the fields.
-const ReasonNotYetServed = "NotYetServed"
-
 // ChatProviderSpec says who answers, and with which key. Rules about what may
 // be a secret stand on the object around the field, here and in HTTPHeader: a
 // refusal by the field itself would repeat its value.
@@ -185,9 +178,8 @@ type OpenAIOptions struct {
 // ProviderLimits bound what runs may ask of a provider at once.
 // +kubebuilder:validation:MinProperties=1
 type ProviderLimits struct {
-	// maxConcurrentStreams is how many attempts may stream at the same time.
-	// This version accepts the field and does not enforce it yet; the condition
-	// FieldsServed says so.
+	// maxConcurrentStreams is how many attempts may be under way at the same time.
+	// Runs above it wait as Pending with the reason Queued, the oldest goes first.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100000
@@ -204,8 +196,7 @@ type ChatProviderStatus struct {
 
 	// conditions hold Ready, with the reason Accepted (True), or SecretNotFound,
 	// KeyNotFound or Invalid (False). Runs of a provider that is not Ready wait,
-	// and go on by themselves once it is. FieldsServed is there, and False, only
-	// if the spec sets a field that this version does not act on yet.
+	// and go on by themselves once it is.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

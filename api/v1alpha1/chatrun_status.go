@@ -31,8 +31,16 @@ const (
 	// ReasonPending: Unknown; no attempt was made yet, or the next one is about
 	// to be made.
 	ReasonPending = "Pending"
-	// ReasonQueued: Unknown; no place is free.
+	// ReasonQueued: Unknown; no place is free. The message says which are taken:
+	// the manager's, the provider's, or those that a provider that refuses attempts
+	// is left with.
 	ReasonQueued = "Queued"
+	// ReasonMessagesNotFound: Unknown; the source that messagesFrom names does not
+	// exist, or lacks the key. It is looked for again.
+	ReasonMessagesNotFound = "MessagesNotFound"
+	// ReasonWaitingForParent: Unknown; the run that continueFrom names is not
+	// finished.
+	ReasonWaitingForParent = "WaitingForParent"
 	// ReasonProviderNotReady: Unknown; the provider is missing or not Ready. The
 	// message says what to do; the run goes on by itself afterwards.
 	ReasonProviderNotReady = "ProviderNotReady"
@@ -57,6 +65,35 @@ const (
 	ReasonPendingDeadlineExceeded = "PendingDeadlineExceeded"
 	// ReasonCancelled: False; desiredState is Cancelled.
 	ReasonCancelled = "Cancelled"
+
+	// ReasonMessagesInvalid: False; what messagesFrom names is no list of messages,
+	// or too long.
+	ReasonMessagesInvalid = "MessagesInvalid"
+	// ReasonMessagesChanged: False; the copy of the messages that the first attempt
+	// asked was lost, and their source is another by now.
+	ReasonMessagesChanged = "MessagesChanged"
+	// ReasonMessagesNotKept: the copy of the messages, which every attempt asks
+	// alike, could not be written. Unknown if the API server forbids it, as with a
+	// quota: it is tried again. False if something else stands in its place.
+	ReasonMessagesNotKept = "MessagesNotKept"
+	// ReasonParentNotFound: the run that continueFrom names does not exist. Unknown
+	// in the first minute of the run, in case that it is created after it; False
+	// then, and at once if it is gone.
+	ReasonParentNotFound = "ParentNotFound"
+	// ReasonParentFailed: False; the run that continueFrom names failed, or was
+	// cancelled.
+	ReasonParentFailed = "ParentFailed"
+	// ReasonParentUnusable: False; the answer of that run is not to be had, or may
+	// not stand where this run would keep it.
+	ReasonParentUnusable = "ParentUnusable"
+	// ReasonConversationCycle: False; the run would go on from itself.
+	ReasonConversationCycle = "ConversationCycle"
+	// ReasonConversationTooLong: False; the former conversation is longer than what
+	// can be copied.
+	ReasonConversationTooLong = "ConversationTooLong"
+	// ReasonOutputRefused: False; the answer is there, and the API server refuses
+	// to keep it.
+	ReasonOutputRefused = "OutputRefused"
 
 	// Every final class of a failure is a reason of its own, False: the attempt
 	// failed, and another would fail as well.
@@ -83,6 +120,16 @@ const (
 // reason of Succeeded. It is absent before.
 const ConditionFinished = "Finished"
 
+// The conditions of kstatus, by which Helm, Flux and their kin know whether to
+// wait for an object. Each is there, and True, only while it holds, with the
+// reason of Succeeded.
+const (
+	// ConditionReconciling: the run is under way.
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled: the run failed.
+	ConditionStalled = "Stalled"
+)
+
 // FinishReason says why the model stopped.
 // +kubebuilder:validation:Enum=Stop;Length;Other;Cancelled;DeadlineExceeded
 type FinishReason string
@@ -105,6 +152,14 @@ const (
 // status.output.text: every write and every watch event of the run carries it.
 const MaxInlineOutputBytes = 16 << 10
 
+// MaxStoredBytes is the longest text, in bytes, that is kept in a ConfigMap or
+// Secret, which hold 1 MiB at most: of a longer answer the first part, of a
+// longer question none.
+const MaxStoredBytes = 900 << 10
+
+// StoredText is the key of an answer in the ConfigMap or Secret that holds it.
+const StoredText = "text"
+
 // ChatRunStatus says what became of a run.
 // +kubebuilder:validation:MinProperties=1
 type ChatRunStatus struct {
@@ -121,7 +176,8 @@ type ChatRunStatus struct {
 	// conditions hold Succeeded (Unknown while the run is under way, then True or
 	// False, with a reason and a message that says what to do) and, once the run
 	// is over, whatever the outcome, Finished. Wait for the end of a run with
-	// `kubectl wait --for=condition=Finished`.
+	// `kubectl wait --for=condition=Finished`. For Helm, Flux and their kin,
+	// Reconciling is there while the run is under way, and Stalled once it failed.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -183,6 +239,21 @@ type ChatRunStatus struct {
 	// +kubebuilder:validation:MaxLength=256
 	Model string `json:"model,omitempty"`
 
+	// parentUID is the UID of the run that continueFrom names, as it was first
+	// seen: another that takes its name later is not meant.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	ParentUID string `json:"parentUID,omitempty"`
+
+	// messagesDigest is the SHA-256 of what messagesFrom and continueFrom brought
+	// into the question, which every attempt asks alike. It is there once the first
+	// attempt started.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	MessagesDigest string `json:"messagesDigest,omitempty"`
+
 	// startTime is when the first attempt started.
 	// +optional
 	StartTime *metav1.MicroTime `json:"startTime,omitempty"`
@@ -232,13 +303,14 @@ type Usage struct {
 // Output is the answer.
 // +kubebuilder:validation:MinProperties=1
 type Output struct {
-	// text is the answer, up to 16 KiB of it, never cut within a character.
+	// text is the answer, up to 16 KiB of it, never cut within a character. It is
+	// absent if spec.output.storage is Secret or None.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=16384
 	Text string `json:"text,omitempty"`
 
-	// bytes is the size of the whole answer, also if text holds less.
+	// bytes is the size of the whole answer, also if less of it is kept.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Bytes *int64 `json:"bytes,omitempty"`
@@ -247,10 +319,24 @@ type Output struct {
 	// +optional
 	Truncated *bool `json:"truncated,omitempty"`
 
-	// configMapName names the ConfigMap that holds the whole of a longer answer.
-	// This version writes none yet: of a longer answer only text is kept.
+	// storedBytes is how much of the answer stands in the ConfigMap or Secret that
+	// is named below: all of it, or of one above 900 KiB the beginning. It is
+	// absent if none is named.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	StoredBytes *int64 `json:"storedBytes,omitempty"`
+
+	// configMapName names the ConfigMap that holds an answer above 16 KiB, under
+	// the key text.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	ConfigMapName string `json:"configMapName,omitempty"`
+
+	// secretName names the Secret that holds the answer, under the key text, if
+	// spec.output.storage is Secret.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	SecretName string `json:"secretName,omitempty"`
 }

@@ -11,6 +11,12 @@ import (
 // title is never overwritten.
 const AnnotationTitle = "chatrun.dev/title"
 
+// LabelConversation ties the runs of one conversation together. The operator
+// sets it on a run with continueFrom, and on the run that it goes on from,
+// where it is not set: the value is that of the former run, or else that run's
+// UID.
+const LabelConversation = "chatrun.dev/conversation"
+
 // DesiredState is what to do with a run.
 // +kubebuilder:validation:Enum=Running;Suspended;Cancelled
 type DesiredState string
@@ -46,15 +52,29 @@ const (
 	TitleNone     TitlePolicy = "None"
 )
 
+// OutputStorage is where an answer is kept.
+// +kubebuilder:validation:Enum=ConfigMap;Secret;None
+type OutputStorage string
+
+// The places of an answer.
+const (
+	StorageConfigMap OutputStorage = "ConfigMap"
+	StorageSecret    OutputStorage = "Secret"
+	StorageNone      OutputStorage = "None"
+)
+
 // ChatRunSpec says what is asked, and what to do with the run. What is asked
-// (providerRef, model, system, prompt, messages, parameters) is immutable; for
-// another question make another run.
-// +kubebuilder:validation:XValidation:rule="has(self.prompt) != has(self.messages)",message="exactly one of prompt and messages must be set"
+// (providerRef, model, system, prompt, messages, messagesFrom, continueFrom,
+// parameters) and output are immutable; for another question make another run.
+// +kubebuilder:validation:XValidation:rule="(has(self.prompt) ? 1 : 0) + (has(self.messages) ? 1 : 0) + (has(self.messagesFrom) ? 1 : 0) == 1",message="exactly one of prompt, messages and messagesFrom must be set"
 // +kubebuilder:validation:XValidation:rule="self.providerRef == oldSelf.providerRef",message="is immutable: create a new ChatRun to ask another provider",fieldPath=".providerRef"
 // +kubebuilder:validation:XValidation:rule="has(self.model) == has(oldSelf.model) && (!has(self.model) || self.model == oldSelf.model)",message="is immutable, and can be neither added nor removed: create a new ChatRun to ask another model",fieldPath=".model"
 // +kubebuilder:validation:XValidation:rule="has(self.system) == has(oldSelf.system) && (!has(self.system) || self.system == oldSelf.system)",message="is immutable, and can be neither added nor removed: create a new ChatRun to ask something else",fieldPath=".system"
 // +kubebuilder:validation:XValidation:rule="has(self.prompt) == has(oldSelf.prompt) && (!has(self.prompt) || self.prompt == oldSelf.prompt)",message="is immutable, and can be neither added nor removed: create a new ChatRun to ask something else",fieldPath=".prompt"
 // +kubebuilder:validation:XValidation:rule="has(self.messages) == has(oldSelf.messages) && (!has(self.messages) || self.messages == oldSelf.messages)",message="is immutable, and can be neither added nor removed: create a new ChatRun to ask something else",fieldPath=".messages"
+// +kubebuilder:validation:XValidation:rule="has(self.messagesFrom) == has(oldSelf.messagesFrom) && (!has(self.messagesFrom) || self.messagesFrom == oldSelf.messagesFrom)",message="is immutable, and can be neither added nor removed: create a new ChatRun to ask something else",fieldPath=".messagesFrom"
+// +kubebuilder:validation:XValidation:rule="has(self.continueFrom) == has(oldSelf.continueFrom) && (!has(self.continueFrom) || self.continueFrom == oldSelf.continueFrom)",message="is immutable, and can be neither added nor removed: create a new ChatRun to ask something else",fieldPath=".continueFrom"
+// +kubebuilder:validation:XValidation:rule="has(self.output) == has(oldSelf.output) && (!has(self.output) || self.output == oldSelf.output)",message="is immutable, and can be neither added nor removed: create a new ChatRun to keep the answer elsewhere",fieldPath=".output"
 // +kubebuilder:validation:XValidation:rule="has(self.parameters) == has(oldSelf.parameters) && (!has(self.parameters) || self.parameters == oldSelf.parameters)",message="is immutable, and can be neither added nor removed: create a new ChatRun to ask in another way",fieldPath=".parameters"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.desiredState) || oldSelf.desiredState != 'Cancelled' || (has(self.desiredState) && self.desiredState == 'Cancelled')",message="is final once it is Cancelled: create a new ChatRun to ask again",fieldPath=".desiredState"
 // +kubebuilder:validation:XValidation:rule="!has(self.activeDeadlineSeconds) || (has(oldSelf.activeDeadlineSeconds) && self.activeDeadlineSeconds >= oldSelf.activeDeadlineSeconds)",message="may only be raised or removed, not lowered or added",fieldPath=".activeDeadlineSeconds"
@@ -80,15 +100,16 @@ type ChatRunSpec struct {
 	System string `json:"system,omitempty"`
 
 	// prompt is the question, at most 262144 characters: the short form of one
-	// message of the user. Exactly one of prompt and messages is set. Immutable.
+	// message of the user. Exactly one of prompt, messages and messagesFrom is
+	// set. Immutable.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=262144
 	Prompt string `json:"prompt,omitempty"`
 
 	// messages are the conversation to go on from, at most 256 messages and
-	// 524288 characters; the last is the user's. Exactly one of prompt and
-	// messages is set. Immutable.
+	// 524288 characters; the last is the user's. Exactly one of prompt, messages
+	// and messagesFrom is set. Immutable.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -96,6 +117,22 @@ type ChatRunSpec struct {
 	// +kubebuilder:validation:XValidation:rule="size(self) == 0 || self[size(self) - 1].role == 'user'",message="the last message must have the role user"
 	// +kubebuilder:validation:XValidation:rule="self.map(m, size(m.content)).sum() <= 524288",message="the messages together must be at most 524288 characters"
 	Messages []Message `json:"messages,omitempty"`
+
+	// messagesFrom names where the messages stand, for conversations that are too
+	// long for the object. They are read once, when the first attempt starts; a
+	// later change of their source changes nothing. Exactly one of prompt,
+	// messages and messagesFrom is set. Immutable.
+	// +optional
+	MessagesFrom *MessagesSource `json:"messagesFrom,omitempty"`
+
+	// continueFrom names a run in the same namespace whose conversation this one
+	// goes on with: the model is asked with what that run asked, its answer, and
+	// then the messages of this run. A system instruction of this run stands in
+	// for the former one. The run waits until the named one has succeeded; if it
+	// did not, or is gone, this one fails with ParentFailed or ParentNotFound.
+	// Immutable.
+	// +optional
+	ContinueFrom *RunReference `json:"continueFrom,omitempty"`
 
 	// parameters shape the answer. For those left out the provider's defaults
 	// stand. Immutable.
@@ -153,6 +190,11 @@ type ChatRunSpec struct {
 	// +default="Running"
 	DesiredState DesiredState `json:"desiredState,omitempty"`
 
+	// output says where the answer is kept. Immutable.
+	// +optional
+	// +default={}
+	Output *OutputSpec `json:"output,omitempty"`
+
 	// title says whether, and by which model, a title is written for the run. It
 	// stands in the annotation chatrun.dev/title.
 	// +optional
@@ -170,17 +212,16 @@ type ProviderReference struct {
 	Name string `json:"name,omitempty"`
 }
 
-// Message is one turn of a conversation.
-type Message struct {
-	// role is who speaks: system, user or assistant.
-	// +required
-	Role MessageRole `json:"role,omitempty"`
-
-	// content is what is said, at most 131072 characters.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=131072
-	Content string `json:"content,omitempty"`
+// OutputSpec says where an answer is kept.
+// +kubebuilder:validation:MinProperties=0
+type OutputSpec struct {
+	// storage is ConfigMap (the default): the answer stands in status.output, and
+	// one above 16 KiB whole in a ConfigMap that the run owns. Secret: it stands
+	// in a Secret that the run owns, and nowhere else, for answers that not
+	// everybody may read who may read runs. None: it is streamed, and not kept.
+	// +optional
+	// +default="ConfigMap"
+	Storage OutputStorage `json:"storage,omitempty"`
 }
 
 // Parameters shape the answer.
@@ -292,6 +333,7 @@ type Title struct {
 // +kubebuilder:selectablefield:JSONPath=`.status.phase`
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || !has(oldSelf.status.attempt) || (has(self.status) && has(self.status.attempt) && self.status.attempt >= oldSelf.status.attempt)",message="status.attempt must not decrease or be removed"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || !has(oldSelf.status.completionTime) || (has(self.status) && has(self.status.completionTime) && self.status.completionTime == oldSelf.status.completionTime)",message="status.completionTime must not change or be removed once it is set"
+// +kubebuilder:validation:XValidation:rule="!has(self.spec.continueFrom) || !has(self.metadata.name) || self.spec.continueFrom.name != self.metadata.name",message="a run cannot go on from itself",fieldPath=".spec.continueFrom.name"
 type ChatRun struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata is standard object metadata.
@@ -299,14 +341,15 @@ type ChatRun struct {
 	metav1.ObjectMeta `json:"metadata,omitempty,omitzero"`
 
 	// spec says what is asked, and what to do with the run. What is asked
-	// (providerRef, model, system, prompt, messages, parameters) is immutable:
-	// for another question create another run.
+	// (providerRef, model, system, prompt, messages, messagesFrom, continueFrom,
+	// parameters) and output are immutable: for another question create another
+	// run.
 	// +required
 	Spec ChatRunSpec `json:"spec,omitempty,omitzero"`
 
 	// status says what became of the run. It is written by the operator alone.
 	// +optional
-	// +default={"phase": "Pending"}
+	// +default={"phase": "Pending", "observedGeneration": 0}
 	Status ChatRunStatus `json:"status,omitempty,omitzero"`
 }
 

@@ -34,8 +34,13 @@ type options struct {
 	noProxy        string
 	denyCIDRs      string
 	headerTimeout  time.Duration
+	maxStreams     int
 	zap            zap.Options
 }
+
+// defaultMaxStreams is a quarter of a GiB for the streams themselves: some 50 KB
+// each, and more as their texts grow.
+const defaultMaxStreams = 5000
 
 // parse reads the flags. It returns nil and no error if only help was asked.
 func parse(args []string) (*options, error) {
@@ -58,6 +63,8 @@ func parse(args []string) (*options, error) {
 		"Hosts, domains and CIDRs, separated by commas, that are reached without the proxy.")
 	fs.StringVar(&o.denyCIDRs, "deny-provider-cidrs", "",
 		"CIDRs, separated by commas, that no provider may have its address in. Link-local addresses never may.")
+	fs.IntVar(&o.maxStreams, "max-concurrent-streams", defaultMaxStreams,
+		"Most attempts that are under way at the same time, over all providers; 0 is no bound. Further runs are Queued.")
 	fs.DurationVar(&o.headerTimeout, "provider-header-timeout", 0,
 		"Longest wait for the header of a provider's answer; 0 leaves it to each run's streamIdleTimeoutSeconds.")
 	o.zap.BindFlags(fs)
@@ -95,6 +102,9 @@ func (o *options) complete(givenStream bool) error {
 	}
 	if err := o.stream.complete(givenStream); err != nil {
 		return err
+	}
+	if o.maxStreams < 0 {
+		return errors.New("--max-concurrent-streams must not be negative")
 	}
 	if o.headerTimeout < 0 {
 		return errors.New("--provider-header-timeout must not be negative")

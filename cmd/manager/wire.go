@@ -67,7 +67,9 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 	}
 	hub := streamer.NewHub()
 	hub.LogBytes, hub.TotalBytes, hub.Grace = o.stream.logBytes, o.stream.logTotalBytes, o.stream.logGrace
-	if err := controller.Setup(ctx, mgr, controller.Options{Caller: caller, Hub: hub, Worker: o.worker}); err != nil {
+	if err := controller.Setup(ctx, mgr, controller.Options{
+		Caller: caller, Hub: hub, Worker: o.worker, MaxConcurrentStreams: o.maxStreams,
+	}); err != nil {
 		return err
 	}
 	if o.stream.address != off {

@@ -52,15 +52,18 @@ func (r *ChatRunReconciler) observe(ctx context.Context, key types.NamespacedNam
 	}
 	f.run = run
 	f.owed = debt.uid == run.UID && debt.attempt == attemptOf(run) && run.Status.Worker == r.worker
-	if isFinished(run) {
-		return f, nil
+	var err error
+	switch {
+	case isFinished(run):
+		if run.Spec.TTLSecondsAfterFinished != nil {
+			f.awaited, err = r.awaited(ctx, run)
+		}
+	case isStreaming(run) && !f.owed && (f.pool == nil || f.pool.Attempt < attemptOf(run)):
+		f.stored, f.kept, err = r.standing(ctx, run)
 	}
 	if f.stopping {
 		f.wait = &waitReason{}
-		return f, nil
 	}
-	_, wait, err := r.provider(ctx, run)
-	f.wait = wait
 	return f, err
 }
 
@@ -93,26 +96,11 @@ func notReady(message string) *waitReason {
 
 // start counts an attempt, and makes it if the count stands. One that is owed
 // is counted already.
-func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision) (time.Duration, error) {
-	p, wait, err := r.provider(ctx, f.run)
-	if err != nil {
-		return 0, err
-	}
-	var to provider.Endpoint
-	if wait == nil {
-		to, wait, err = r.endpoint(ctx, p)
-		if err != nil {
-			return 0, err
-		}
-	}
-	if wait != nil {
-		f.wait, f.owed = wait, false
-		d = decide(f, r.clock.Now())
-		return d.after, r.record(ctx, f, d)
-	}
-	attempt := r.attempt(f, p, to, d.attempt)
+func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision, ready *prepared) (time.Duration, error) {
+	attempt := r.attempt(f.run, ready, d.attempt)
 	if d.attempt != attemptOf(f.run) {
-		next := nextStatus(f.run, d, actor{worker: r.worker, model: attempt.Request.Model}, r.clock.Now())
+		by := actor{worker: r.worker, model: attempt.Request.Model, digest: ready.digest, parentUID: f.parentUID}
+		next := nextStatus(f.run, d, by, r.clock.Now())
 		if _, err := r.persist(ctx, f.run, next); err != nil {
 			if !refused(err) {
 				r.doubts.owe(f.key, owed{uid: f.run.UID, attempt: d.attempt})
@@ -157,14 +145,15 @@ func refused(err error) bool {
 }
 
 // attempt is the call that a run asks for.
-func (r *ChatRunReconciler) attempt(f facts, p *v1alpha1.ChatProvider, to provider.Endpoint, number int32) streamer.Attempt {
-	run := f.run
+func (r *ChatRunReconciler) attempt(run *v1alpha1.ChatRun, ready *prepared, number int32) streamer.Attempt {
+	to, place := ready.to, placeOf(run.Namespace, run.Name)
 	a := streamer.Attempt{
 		Run: runOf(run), Number: number, Endpoint: to,
-		Request:     request(run, modelOf(run, p)),
+		Request:     request(run, ready.question, modelOf(run, ready.provider)),
 		IdleTimeout: seconds(valueOr(run.Spec.StreamIdleTimeoutSeconds, defaultStreamIdle)),
+		Begun:       func() { r.places.Begun(place) },
 	}
-	if prompt, ok := titlePrompt(run); ok {
+	if prompt, ok := titlePrompt(run, ready.question.Messages); ok {
 		model := a.Request.Model
 		if t := run.Spec.Title; t != nil && t.Model != "" {
 			model = t.Model
@@ -184,12 +173,12 @@ func modelOf(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvider) string {
 }
 
 // request translates what a run asks, once and for all providers.
-func request(run *v1alpha1.ChatRun, model string) provider.Request {
+func request(run *v1alpha1.ChatRun, c conversation, model string) provider.Request {
 	ask := provider.Request{Model: model}
-	if run.Spec.System != "" {
-		ask.Messages = append(ask.Messages, provider.Message{Role: provider.RoleSystem, Content: run.Spec.System})
+	if c.System != "" {
+		ask.Messages = append(ask.Messages, provider.Message{Role: provider.RoleSystem, Content: c.System})
 	}
-	for _, m := range messagesOf(run) {
+	for _, m := range c.Messages {
 		ask.Messages = append(ask.Messages, provider.Message{Role: provider.Role(m.Role), Content: m.Content})
 	}
 	if p := run.Spec.Parameters; p != nil {
@@ -197,11 +186,4 @@ func request(run *v1alpha1.ChatRun, model string) provider.Request {
 		ask.MaxOutputTokens = int64(valueOr(p.MaxOutputTokens, 0))
 	}
 	return ask
-}
-
-func messagesOf(run *v1alpha1.ChatRun) []v1alpha1.Message {
-	if run.Spec.Prompt != "" {
-		return []v1alpha1.Message{{Role: v1alpha1.RoleUser, Content: run.Spec.Prompt}}
-	}
-	return run.Spec.Messages
 }

@@ -57,7 +57,7 @@ func (r *ChatProviderReconciler) Reconcile(ctx context.Context, req ctrl.Request
 	base := p.DeepCopy()
 	p.Status = providerStatus(p, problem, now)
 	if !equality.Semantic.DeepEqual(base.Status, p.Status) {
-		err := r.client.Status().Patch(ctx, p, locked(base))
+		err := r.client.Status().Patch(ctx, p, locked(base), statusOwner)
 		if apierrors.IsConflict(err) {
 			return ctrl.Result{RequeueAfter: firstConflictDelay}, nil
 		}
@@ -86,15 +86,6 @@ func providerStatus(p *v1alpha1.ChatProvider, problem *providerProblem, now time
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, problem.reason, problem.message
 	}
 	meta.SetStatusCondition(&s.Conditions, ready)
-	if l := p.Spec.Limits; l != nil && l.MaxConcurrentStreams != nil {
-		meta.SetStatusCondition(&s.Conditions, metav1.Condition{
-			Type: v1alpha1.ConditionFieldsServed, Status: metav1.ConditionFalse,
-			Reason: v1alpha1.ReasonNotYetServed, Message: limitsNotServed,
-			ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(now),
-		})
-	} else {
-		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionFieldsServed)
-	}
 	return s
 }
 

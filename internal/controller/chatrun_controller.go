@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
@@ -32,19 +33,21 @@ const maxConcurrentReconciles = 16
 // +kubebuilder:rbac:groups=chatrun.dev,resources=chatruns/status,verbs=patch
 // +kubebuilder:rbac:groups=chatrun.dev,resources=chatproviders,verbs=get;list;watch
 // +kubebuilder:rbac:groups=chatrun.dev,resources=chatproviders/status,verbs=patch
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+// +kubebuilder:rbac:groups="",resources=configmaps;secrets,verbs=get;create
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // ChatRunReconciler carries ChatRuns from manifest to answer.
 type ChatRunReconciler struct {
 	// client reads from the cache, live reads from the API server itself. Secrets
-	// are only ever read live, by name.
+	// and ConfigMaps are only ever read live, by name. What the cache has of a run
+	// lacks long texts.
 	client client.Client
 	live   client.Reader
 
 	caller provider.Caller
 	hub    *streamer.Hub
 	pool   *streamer.Pool
+	places *places.Places
 	// providers is the queue of the other reconciler.
 	providers *queue
 
@@ -65,10 +68,18 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	d := decide(f, r.clock.Now())
-	after, err := r.carryOut(ctx, f, d)
+	d, ready, err := r.decide(ctx, &f)
+	after := d.after
+	if err == nil {
+		r.release(f, d)
+		after, err = r.carryOut(ctx, f, d, ready)
+	}
+	r.leave(f, d, err)
 	if err == nil && d.verb != drop && d.verb != expire {
 		after, err = r.handTitle(ctx, f, d, after)
+	}
+	if p, ok := errors.AsType[*postponed](err); ok {
+		return ctrl.Result{RequeueAfter: p.after}, nil
 	}
 	switch {
 	case apierrors.IsConflict(err), errors.Is(err, errTooOld):
@@ -88,8 +99,23 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	return ctrl.Result{RequeueAfter: after}, nil
 }
 
+// decide decides, and prepares the attempt if one is to be made. What is missing
+// for it is a fact, to decide by again.
+func (r *ChatRunReconciler) decide(ctx context.Context, f *facts) (decision, *prepared, error) {
+	d := decide(*f, r.clock.Now())
+	if d.verb != start {
+		return d, nil, nil
+	}
+	ready, err := r.prepare(ctx, f)
+	if err != nil || ready != nil {
+		return d, ready, err
+	}
+	f.owed = false
+	return decide(*f, r.clock.Now()), nil, nil
+}
+
 // carryOut persists, acts and tells. It returns when to look again.
-func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision) (time.Duration, error) {
+func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, ready *prepared) (time.Duration, error) {
 	logger := log.FromContext(ctx).WithValues("row", d.row, "verb", d.verb)
 	if f.run != nil {
 		logger = logger.WithValues("attempt", attemptOf(f.run))
@@ -99,7 +125,7 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision) (
 
 	switch d.verb {
 	case start:
-		return r.start(ctx, f, d)
+		return r.start(ctx, f, d, ready)
 	case drop:
 		return r.drop(ctx, f)
 	case stop:
@@ -148,8 +174,12 @@ func (r *ChatRunReconciler) drop(ctx context.Context, f facts) (time.Duration, e
 
 // record writes a status that starts nothing, and tells of it.
 func (r *ChatRunReconciler) record(ctx context.Context, f facts, d decision) error {
+	d, err := r.keep(ctx, f, d)
+	if err != nil {
+		return err
+	}
 	before := f.run.DeepCopy()
-	wrote, err := r.persist(ctx, f.run, nextStatus(f.run, d, actor{worker: r.worker}, r.clock.Now()))
+	wrote, err := r.persist(ctx, f.run, nextStatus(f.run, d, actor{worker: r.worker, parentUID: f.parentUID}, r.clock.Now()))
 	if err != nil || !wrote {
 		return err
 	}
@@ -200,7 +230,7 @@ func (r *ChatRunReconciler) persist(ctx context.Context, run *v1alpha1.ChatRun, 
 	}
 	base := run.DeepCopy()
 	run.Status = next
-	if err := r.client.Status().Patch(ctx, run, locked(base)); err != nil {
+	if err := r.client.Status().Patch(ctx, run, locked(base), statusOwner); err != nil {
 		return false, err
 	}
 	return true, nil

@@ -30,8 +30,17 @@ type facts struct {
 	// owed says that we counted the attempt that status tells of by a write of
 	// unknown result, and did not make it. run was then read past the cache.
 	owed bool
-	// wait says why no attempt may start; nil if one may.
+	// stored is the outcome of the attempt that status tells of, as it was read
+	// from the object that keeps its answer, and kept is that object. Both are nil
+	// unless the pool knows nothing of the attempt.
+	stored *streamer.Outcome
+	kept   *kept
+	// awaited says that another run waits to go on from this one.
+	awaited bool
+	// wait says why no attempt may start; nil if one may, for all we know.
 	wait *waitReason
+	// parentUID pins the run to go on from; empty if there is none.
+	parentUID string
 }
 
 // waitReason is why a run cannot start its next attempt just now.
@@ -41,6 +50,12 @@ type waitReason struct {
 	reason, message string
 	// after is when to look again, if no event will tell; 0 if one will.
 	after time.Duration
+	// final says that waiting does not help: the run fails.
+	final bool
+}
+
+func final(reason, message string) *waitReason {
+	return &waitReason{reason: reason, message: message, final: true}
 }
 
 // verb is what to do.
@@ -75,6 +90,8 @@ type decision struct {
 	// outcome is the attempt's end that succeed, fail, cancel, suspend, retry and
 	// handOver record; nil if there is none to record.
 	outcome *streamer.Outcome
+	// kept is where its text stands beside the status; nil if it does not.
+	kept *kept
 	// failure is what failed, for retry and fail.
 	failure *chatretry.Failure
 	// reason and message are the condition's, for fail and hold.
@@ -107,7 +124,7 @@ func identity(f facts, now time.Time) (decision, bool) {
 		}
 		return decision{row: 1, verb: drop}, true
 	case isFinished(run):
-		return finished(run, now), true
+		return finished(f, now), true
 	case f.otherOwnerLive:
 		if pool != nil && pool.Running {
 			return decision{row: 3, verb: stop, cause: streamer.ErrOwnershipLost}, true
@@ -124,16 +141,20 @@ func identity(f facts, now time.Time) (decision, bool) {
 }
 
 // finished is row 2.
-func finished(run *v1alpha1.ChatRun, now time.Time) decision {
-	ttl := run.Spec.TTLSecondsAfterFinished
+func finished(f facts, now time.Time) decision {
+	run, ttl := f.run, f.run.Spec.TTLSecondsAfterFinished
 	if ttl == nil || run.Status.CompletionTime == nil {
 		return decision{row: 2, verb: forget}
 	}
 	left := run.Status.CompletionTime.Add(seconds(*ttl)).Sub(now)
-	if left <= 0 {
-		return decision{row: 2, verb: expire}
+	switch {
+	case left > 0:
+		return decision{row: 2, verb: forget, after: left}
+	case f.awaited:
+		// The event of the last one that waits brings us back.
+		return decision{row: 2, verb: forget}
 	}
-	return decision{row: 2, verb: forget, after: left}
+	return decision{row: 2, verb: expire}
 }
 
 // wishes holds rows 5 to 8: what was asked of the run, against an answer that
@@ -212,6 +233,9 @@ func next(f facts, now time.Time) (decision, bool) {
 			reason: v1alpha1.ReasonRetriesExhausted, message: exhaustedMessage(run, run.Status.LastError),
 		}, true
 	}
+	if f.wait != nil && f.wait.final {
+		return decision{row: 15, verb: fail, reason: f.wait.reason, message: f.wait.message}, true
+	}
 	if f.wait != nil {
 		after := untilDeadline(run, now)
 		if f.wait.after > 0 && (after == 0 || f.wait.after < after) {
@@ -250,10 +274,10 @@ func judge(run *v1alpha1.ChatRun, row int, outcome *streamer.Outcome, failure *c
 }
 
 // outcomeOf returns the outcome of the attempt that status counts last, if the
-// pool holds one that is not recorded.
+// pool or the object that keeps its answer holds one that is not recorded.
 func outcomeOf(f facts) *streamer.Outcome {
 	if f.pool == nil || f.pool.Outcome == nil || f.pool.Attempt != attemptOf(f.run) {
-		return nil
+		return f.stored
 	}
 	return f.pool.Outcome
 }

@@ -19,6 +19,11 @@ const (
 	// liveAfterConflicts is how many conflicts in a row the cache may cause
 	// before we read past it.
 	liveAfterConflicts = 2
+	// refusedPatience is how long an answer that the API server refuses to keep is
+	// tried again, at intervals that double from minRefusedDelay: it is held in
+	// memory until then.
+	refusedPatience = 30 * time.Second
+	minRefusedDelay = time.Second
 )
 
 // doubts hold, by the name of a run, why what we know of it may be wrong. An
@@ -33,6 +38,9 @@ type doubt struct {
 	conflicts int
 	// owed is an attempt whose count may stand, and that was not made.
 	owed owed
+	// refusedSince is when the API server first refused to keep the answer; zero
+	// if it did not.
+	refusedSince time.Time
 }
 
 // owed names an attempt; the zero value is none.
@@ -61,6 +69,19 @@ func (d *doubts) conflict(key types.NamespacedName) time.Duration {
 // is to be made if it stands.
 func (d *doubts) owe(key types.NamespacedName, o owed) {
 	d.change(key, func(e *doubt) { e.owed = o })
+}
+
+// refusal tells of an answer that the API server refuses to keep. It returns
+// when to try again, and false if it refused for long enough.
+func (d *doubts) refusal(key types.NamespacedName, now time.Time) (time.Duration, bool) {
+	var since time.Duration
+	d.change(key, func(e *doubt) {
+		if e.refusedSince.IsZero() {
+			e.refusedSince = now
+		}
+		since = now.Sub(e.refusedSince)
+	})
+	return max(since, minRefusedDelay), since < refusedPatience
 }
 
 // of returns the attempt that is owed, and whether to read past the cache: it

@@ -4,9 +4,12 @@
 package controller
 
 import (
+	"errors"
 	"fmt"
 	"time"
 	"unicode/utf8"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chatretry"
@@ -22,12 +25,29 @@ const maxMessageBytes = 1000
 
 const (
 	streamingMessage  = "An attempt is under way."
-	completedMessage  = "The answer is in status.output."
 	cancelledMessage  = "Cancelled on request."
 	suspendedMessage  = "Suspended on request: set spec.desiredState to Running to go on."
 	handedOverMessage = "The manager that made the last attempt is shutting down; the next one goes on at once."
-	truncatedMessage  = "The answer is in status.output, cut: this version keeps the first 16 KiB of an answer."
+	notKeptMessage    = "The answer was streamed, and is not kept, as spec.output.storage is None."
 )
+
+// completedMessage says where the answer is.
+func completedMessage(run *v1alpha1.ChatRun, out *v1alpha1.Output) string {
+	if out == nil {
+		return "The answer is empty."
+	}
+	name := out.ConfigMapName + out.SecretName
+	switch {
+	case storageOf(run) == v1alpha1.StorageNone:
+		return notKeptMessage
+	case name == "":
+		return "The answer is in status.output."
+	case valueOr(out.StoredBytes, 0) < valueOr(out.Bytes, 0):
+		return fmt.Sprintf("The answer is in %s %q, cut: it keeps the first 900 KiB.", kindOf(storageOf(run)), name)
+	default:
+		return fmt.Sprintf("The answer is in %s %q.", kindOf(storageOf(run)), name)
+	}
+}
 
 func retryingMessage(attempt int32, reason string) string {
 	return fmt.Sprintf("Attempt %d failed (%s). The next one is made at status.retryingAt.", attempt, reason)
@@ -62,8 +82,8 @@ func hintMessage(f *chatretry.Failure, hint time.Duration) string {
 func deadlineMessage(run *v1alpha1.ChatRun, reason string) string {
 	if reason == v1alpha1.ReasonPendingDeadlineExceeded {
 		text := fmt.Sprintf("No attempt could start within spec.pendingDeadlineSeconds (%d).", *run.Spec.PendingDeadlineSeconds)
-		if reasonOf(run) == v1alpha1.ReasonProviderNotReady {
-			text += " It waited, for: " + messageOf(run)
+		if reason := reasonOf(run); reason != "" && reason != v1alpha1.ReasonPending {
+			text += " It stood at " + reason + ": " + messageOf(run)
 		}
 		return bounded(text)
 	}
@@ -103,8 +123,104 @@ const (
 	acceptedMessage    = "Runs may use this provider. The key itself is tried by the first run alone."
 	acceptedNoKey      = "Runs may use this provider. It names no key."
 	badCABundleMessage = "spec.caBundle holds no certificate that can be read: put PEM certificates there."
-	limitsNotServed    = "spec.limits.maxConcurrentStreams is accepted, and not enforced by this version."
 )
+
+// refusal is what of the API server's answer people are shown: its message names
+// objects, quotas and rights, never what was written.
+func refusal(err error) string {
+	if errors.Is(err, errForeign) {
+		return errForeign.Error()
+	}
+	status := apierrors.APIStatus(nil)
+	if errors.As(err, &status) {
+		return status.Status().Message
+	}
+	return "it could not be written"
+}
+
+func outputRefusedMessage(s *sheet, err error) string {
+	return bounded(fmt.Sprintf("The answer is there, and %s %q could not be written to keep it: %s", kindOf(s.storage), s.name, refusal(err)))
+}
+
+func messagesNotKeptMessage(s *sheet, err error) string {
+	return bounded(fmt.Sprintf("%s %q, which keeps a copy of the messages, could not be written: %s", kindOf(s.storage), s.name, refusal(err)))
+}
+
+const (
+	noSourceMessage = "spec.messagesFrom names no source."
+	// Either way it cannot be made sure that a retry asks what was asked before.
+	messagesChangedMessage = "The copy of the messages that the first attempt asked was deleted, and their source has changed or is gone: create a new ChatRun."
+	copyChangedMessage     = "The copy of the messages that the first attempt asked was replaced: create a new ChatRun."
+
+	managerFullMessage     = "The manager makes as many attempts as it may (--max-concurrent-streams)."
+	providerFullMessage    = "The provider has as many attempts under way as its spec.limits.maxConcurrentStreams allows."
+	providerRefusesMessage = "The provider refuses attempts as there are too many: few are made until it takes more."
+)
+
+func messagesInvalidMessage(run *v1alpha1.ChatRun, err error) string {
+	if from := run.Spec.MessagesFrom; from != nil && from.ConfigMapKeyRef != nil {
+		return bounded(fmt.Sprintf("Key %q of ConfigMap %q holds no messages: %v. Create a new ChatRun when it does.",
+			from.ConfigMapKeyRef.Key, from.ConfigMapKeyRef.Name, err))
+	}
+	return bounded(fmt.Sprintf("The messages cannot be read: %v.", err))
+}
+
+func sourceMissingMessage(name string) string {
+	return fmt.Sprintf("ConfigMap %q does not exist: create it in this namespace, and it is found within a minute.", name)
+}
+
+func sourceForbiddenMessage(name string) string {
+	return fmt.Sprintf("ConfigMap %q may not be read: give the operator's ServiceAccount the right to get ConfigMaps in this namespace.", name)
+}
+
+func sourceKeyMissingMessage(name, key string) string {
+	return fmt.Sprintf("ConfigMap %q has no key %q: add it, and it is found within a minute.", name, key)
+}
+
+func parentAwaitedMessage(name string) string {
+	return fmt.Sprintf("ChatRun %q does not exist yet: create it within a minute, and this run goes on.", name)
+}
+
+func parentMissingMessage(name string) string {
+	return fmt.Sprintf("ChatRun %q does not exist: create it, then a new ChatRun that goes on from it.", name)
+}
+
+func parentGoneMessage(name string) string {
+	return fmt.Sprintf("ChatRun %q, which this one was to go on from, was deleted.", name)
+}
+
+func parentUnfinishedMessage(name string) string {
+	return fmt.Sprintf("ChatRun %q is not finished. This run goes on when it has succeeded.", name)
+}
+
+func parentFailedMessage(p *v1alpha1.ChatRun) string {
+	return fmt.Sprintf("ChatRun %q did not succeed (%s), so there is no answer to go on from.", p.Name, reasonOf(p))
+}
+
+func parentNotKeptMessage(name string) string {
+	return fmt.Sprintf("The answer of ChatRun %q is not kept, as its spec.output.storage is None.", name)
+}
+
+func parentCutMessage(name string) string {
+	return fmt.Sprintf("The answer of ChatRun %q is not kept whole.", name)
+}
+
+func parentLostMessage(name string) string {
+	return fmt.Sprintf("The messages or the answer of ChatRun %q were deleted.", name)
+}
+
+func parentSecretMessage(name string) string {
+	return fmt.Sprintf("The answer of ChatRun %q is in a Secret: a run that goes on from it must have Secret or None as spec.output.storage.", name)
+}
+
+func cycleMessage(name string) string {
+	return fmt.Sprintf("ChatRun %q waits, by way of others or at once, for this run, which waits for it.", name)
+}
+
+func conversationTooLongMessage(size int) string {
+	return fmt.Sprintf("The former conversation has %d bytes with this run's messages, and %d can be kept: create a new ChatRun with a summary of it.",
+		size, v1alpha1.MaxStoredBytes)
+}
 
 // bounded cuts a message at the end of a character.
 func bounded(s string) string {

@@ -4,6 +4,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -24,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
@@ -32,6 +35,8 @@ import (
 type caller struct {
 	asked  chan provider.Request
 	answer chan error
+	// text is the answer; Hello if empty.
+	text string
 }
 
 func (c *caller) Stream(ctx context.Context, _ provider.Endpoint, ask provider.Request, part func(provider.Part)) (provider.Result, error) {
@@ -41,9 +46,9 @@ func (c *caller) Stream(ctx context.Context, _ provider.Endpoint, ask provider.R
 		return provider.Result{}, context.Cause(ctx)
 	case err := <-c.answer:
 		if err == nil {
-			part(provider.Part{Text: "Hello"})
+			part(provider.Part{Text: cmp.Or(c.text, "Hello")})
 		}
-		return provider.Result{FinishReason: provider.FinishStop}, err
+		return provider.Result{FinishReason: provider.FinishStop, Usage: provider.Usage{InputTokens: 3, OutputTokens: 2}}, err
 	}
 }
 
@@ -58,18 +63,24 @@ type bench struct {
 	api    client.Client
 	caller *caller
 	nudged chan streamer.Run
-	clock  *testclock.FakePassiveClock
+	// name is the run that is looked at; hello if empty.
+	name  string
+	clock *testclock.FakePassiveClock
 	// fault, if set, is what the next status write answers; stands says whether
 	// it takes effect all the same.
 	fault  error
 	stands bool
 	writes int
+	// createFault, if set, is what every create answers; createStands says
+	// whether it takes effect all the same.
+	createFault  error
+	createStands bool
 }
 
 func newBench(t *testing.T, objects ...client.Object) *bench {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
 	b := &bench{
@@ -78,7 +89,26 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 	}
 	b.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
 		WithStatusSubresource(&v1alpha1.ChatRun{}, &v1alpha1.ChatProvider{}).
-		WithInterceptorFuncs(interceptor.Funcs{SubResourcePatch: b.patch}).Build()
+		WithIndex(&v1alpha1.ChatRun{}, byParent, indexByParent).
+		WithInterceptorFuncs(interceptor.Funcs{SubResourcePatch: b.patch, Create: b.create}).Build()
+	b.begin(t)
+	return b
+}
+
+// restarted is the same API server with another manager, that knows nothing.
+func (b *bench) restarted(t *testing.T) *bench {
+	t.Helper()
+	next := &bench{
+		api: b.api, clock: b.clock, nudged: make(chan streamer.Run, 10),
+		caller: &caller{asked: make(chan provider.Request, 10), answer: make(chan error, 10)},
+	}
+	next.begin(t)
+	return next
+}
+
+// begin makes the reconciler.
+func (b *bench) begin(t *testing.T) {
+	t.Helper()
 	hub := streamer.NewHub()
 	pool := streamer.NewPool(b.caller, hub, func(run streamer.Run) { b.nudged <- run })
 	t.Cleanup(func() {
@@ -88,9 +118,19 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 	})
 	b.r = &ChatRunReconciler{
 		client: b.api, live: b.api, caller: b.caller, hub: hub, pool: pool, providers: newQueue(),
+		places:   places.New(0, func(places.Key) {}),
 		recorder: events.NewFakeRecorder(100), clock: b.clock, worker: "me",
 	}
-	return b
+}
+
+func (b *bench) create(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+	if b.createFault != nil && !b.createStands {
+		return b.createFault
+	}
+	if err := c.Create(ctx, o, opts...); err != nil {
+		return err
+	}
+	return b.createFault
 }
 
 func (b *bench) patch(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
@@ -114,13 +154,13 @@ func (b *bench) patch(ctx context.Context, c client.Client, sub string, o client
 
 func (b *bench) reconcile(t *testing.T) (ctrl.Result, error) {
 	t.Helper()
-	return b.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: "ns", Name: "hello"}})
+	return b.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: "ns", Name: cmp.Or(b.name, "hello")}})
 }
 
 func (b *bench) run(t *testing.T) *v1alpha1.ChatRun {
 	t.Helper()
 	run := &v1alpha1.ChatRun{}
-	if err := b.api.Get(t.Context(), client.ObjectKey{Namespace: "ns", Name: "hello"}, run); err != nil {
+	if err := b.api.Get(t.Context(), client.ObjectKey{Namespace: "ns", Name: cmp.Or(b.name, "hello")}, run); err != nil {
 		t.Fatal(err)
 	}
 	return run

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
@@ -28,6 +29,9 @@ import (
 const (
 	// byProvider indexes unfinished runs by the name of their provider.
 	byProvider = "unfinished.providerRef.name"
+	// byParent indexes runs that wait for their first attempt by the name of the
+	// run that they go on from.
+	byParent = "waiting.continueFrom.name"
 	// reportingController is who Events say they come from.
 	reportingController = "chatrun.dev/operator"
 	// drainTimeout bounds the hand-over at shutdown: the last status writes of
@@ -48,6 +52,9 @@ type Options struct {
 	Caller provider.Caller
 	// Hub takes what they stream.
 	Hub *streamer.Hub
+	// MaxConcurrentStreams bounds the attempts that are under way at the same time,
+	// over all providers; 0 does not.
+	MaxConcurrentStreams int
 	// Worker is our name in status.worker: unique among the replicas that live
 	// at the same time.
 	Worker string
@@ -70,12 +77,18 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	r.pool = streamer.NewPool(o.Caller, o.Hub, func(run streamer.Run) {
 		runs.add(types.NamespacedName{Namespace: run.Namespace, Name: run.Name})
 	})
-	if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.ChatRun{}, byProvider, indexByProvider); err != nil {
-		return fmt.Errorf("indexing runs by provider: %w", err)
+	r.places = places.New(o.MaxConcurrentStreams, func(k places.Key) {
+		runs.add(types.NamespacedName{Namespace: k.Namespace, Name: k.Name})
+	})
+	for field, index := range map[string]client.IndexerFunc{byProvider: indexByProvider, byParent: indexByParent} {
+		if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.ChatRun{}, field, index); err != nil {
+			return fmt.Errorf("indexing runs: %w", err)
+		}
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.ChatRun{}).
 		Watches(&v1alpha1.ChatProvider{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor)).
+		Watches(&v1alpha1.ChatRun{}, r.relatives()).
 		WatchesRawSource(runs).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: maxConcurrentReconciles,

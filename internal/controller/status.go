@@ -13,7 +13,6 @@ import (
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chatretry"
 	"chatrun.dev/operator/internal/provider"
-	"chatrun.dev/operator/internal/streamer"
 )
 
 // actor says who acts: what a status tells beside the decision.
@@ -22,6 +21,11 @@ type actor struct {
 	worker string
 	// model is the resolved model of the attempt to start.
 	model string
+	// digest is that of the messages which the attempt to start copied; empty if
+	// the spec holds all of them.
+	digest string
+	// parentUID pins the run to go on from; empty if there is none.
+	parentUID string
 }
 
 // nextStatus computes the status that a decision leads to: a pure function,
@@ -30,7 +34,14 @@ type actor struct {
 // status as it is.
 func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1alpha1.ChatRunStatus {
 	s := *run.Status.DeepCopy()
-	w := writer{status: &s, generation: run.Generation, now: now}
+	w := writer{run: run, status: &s, generation: run.Generation, now: now}
+	switch d.verb {
+	case start, hold:
+		if s.ParentUID == "" {
+			s.ParentUID = by.parentUID
+		}
+	default:
+	}
 	switch d.verb {
 	case start:
 		w.attempt(d.attempt, by)
@@ -57,22 +68,18 @@ func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1al
 		w.underWay(v1alpha1.PhaseSuspended, v1alpha1.ReasonSuspended, suspendedMessage)
 	case succeed:
 		w.record(d)
-		s.FinishReason = finishReason(d.outcome.FinishReason)
-		message := completedMessage
-		if s.Output != nil && valueOr(s.Output.Truncated, false) {
-			message = truncatedMessage
-		}
-		w.finish(v1alpha1.PhaseSucceeded, metav1.ConditionTrue, v1alpha1.ReasonCompleted, message)
+		s.FinishReason = finishOf(d)
+		w.finish(v1alpha1.PhaseSucceeded, metav1.ConditionTrue, v1alpha1.ReasonCompleted, completedMessage(run, s.Output))
 	case cancel:
 		w.record(d)
 		if s.Output != nil {
-			s.FinishReason = v1alpha1.FinishCancelled
+			s.FinishReason = finishOf(d)
 		}
 		w.finish(v1alpha1.PhaseCancelled, metav1.ConditionFalse, v1alpha1.ReasonCancelled, cancelledMessage)
 	case fail:
 		w.record(d)
 		if s.Output != nil {
-			s.FinishReason = v1alpha1.FinishDeadlineExceeded
+			s.FinishReason = finishOf(d)
 		}
 		w.finish(v1alpha1.PhaseFailed, metav1.ConditionFalse, d.reason, d.message)
 	case ignore, forget:
@@ -84,6 +91,7 @@ func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1al
 
 // writer changes a status in the ways that verbs share.
 type writer struct {
+	run        *v1alpha1.ChatRun
 	status     *v1alpha1.ChatRunStatus
 	generation int64
 	now        time.Time
@@ -94,6 +102,9 @@ func (w writer) attempt(number int32, by actor) {
 	s := w.status
 	w.resume()
 	s.Attempt, s.Worker, s.Model = &number, by.worker, by.model
+	if by.digest != "" {
+		s.MessagesDigest = by.digest
+	}
 	s.DelayMs, s.RetryingAt = nil, nil
 	if s.StartTime == nil {
 		s.StartTime = microTime(w.now)
@@ -123,7 +134,7 @@ func (w writer) record(d decision) {
 		s.Usage = addUsage(s.Usage, o.Usage)
 	}
 	if keepsText(d) && o.Bytes > 0 {
-		s.Output = inlineOutput(o)
+		s.Output = outputOf(w.run, d)
 		if !o.FirstPart.IsZero() {
 			s.FirstTokenTime = microTime(o.FirstPart)
 		}
@@ -140,7 +151,7 @@ func keepsText(d decision) bool {
 	case d.verb == succeed, d.verb == cancel:
 		return true
 	default:
-		return d.verb == fail && d.reason == v1alpha1.ReasonDeadlineExceeded
+		return d.verb == fail && (d.reason == v1alpha1.ReasonDeadlineExceeded || d.reason == v1alpha1.ReasonOutputRefused)
 	}
 }
 
@@ -160,6 +171,8 @@ func (w writer) resume() {
 func (w writer) underWay(phase v1alpha1.Phase, reason, message string) {
 	w.status.Phase = phase
 	w.condition(v1alpha1.ConditionSucceeded, metav1.ConditionUnknown, reason, message)
+	// A run that is suspended is as it was asked to be: nobody has to wait for it.
+	w.kstatus(v1alpha1.ConditionReconciling, reason != v1alpha1.ReasonSuspended, reason, message)
 }
 
 func (w writer) finish(phase v1alpha1.Phase, status metav1.ConditionStatus, reason, message string) {
@@ -170,13 +183,24 @@ func (w writer) finish(phase v1alpha1.Phase, status metav1.ConditionStatus, reas
 	s.CompletionTime = microTime(w.now)
 	w.condition(v1alpha1.ConditionSucceeded, status, reason, message)
 	w.condition(v1alpha1.ConditionFinished, metav1.ConditionTrue, reason, message)
+	w.kstatus(v1alpha1.ConditionReconciling, false, reason, message)
+	w.kstatus(v1alpha1.ConditionStalled, phase == v1alpha1.PhaseFailed, reason, message)
+}
+
+// kstatus sets a condition that is there only while it holds.
+func (w writer) kstatus(kind string, holds bool, reason, message string) {
+	if holds {
+		w.condition(kind, metav1.ConditionTrue, reason, message)
+	} else {
+		meta.RemoveStatusCondition(&w.status.Conditions, kind)
+	}
 }
 
 // observe says which generation the status tells of, where nothing else has
 // changed: tools that wait for an edit to be seen would wait for ever.
 func (w writer) observe() {
 	s := w.status
-	if s.ObservedGeneration == nil {
+	if valueOr(s.ObservedGeneration, 0) == 0 {
 		return
 	}
 	s.ObservedGeneration = &w.generation
@@ -191,16 +215,6 @@ func (w writer) condition(kind string, status metav1.ConditionStatus, reason, me
 		Type: kind, Status: status, Reason: reason, Message: message,
 		ObservedGeneration: w.generation, LastTransitionTime: metav1.NewTime(w.now),
 	})
-}
-
-// inlineOutput is the answer as it stands in status.
-func inlineOutput(o *streamer.Outcome) *v1alpha1.Output {
-	out := &v1alpha1.Output{Text: cut(o.Text, v1alpha1.MaxInlineOutputBytes), Bytes: &o.Bytes}
-	if int64(len(out.Text)) < o.Bytes {
-		truncated := true
-		out.Truncated = &truncated
-	}
-	return out
 }
 
 func addUsage(sum *v1alpha1.Usage, u provider.Usage) *v1alpha1.Usage {
@@ -218,17 +232,6 @@ func addTokens(a, b int64) int64 {
 		return math.MaxInt64
 	}
 	return a + b
-}
-
-func finishReason(r provider.FinishReason) v1alpha1.FinishReason {
-	switch r {
-	case provider.FinishStop:
-		return v1alpha1.FinishStop
-	case provider.FinishLength:
-		return v1alpha1.FinishLength
-	default:
-		return v1alpha1.FinishOther
-	}
 }
 
 func phaseOf(reason string) v1alpha1.Phase {

@@ -10,7 +10,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -185,7 +184,7 @@ func TestInlineOutput(t *testing.T) {
 		{"cut before a character", strings.Repeat("x", limit-1) + "é", int64(limit + 1), limit - 1, true},
 		{"more than was kept", "Hello", 50, 5, true},
 	} {
-		out := inlineOutput(&streamer.Outcome{Text: tc.text, Bytes: tc.bytes})
+		out := outputOf(newRun(), decision{outcome: &streamer.Outcome{Text: tc.text, Bytes: tc.bytes}})
 		if len(out.Text) != tc.want || valueOr(out.Truncated, false) != tc.truncated || *out.Bytes != tc.bytes || !utf8.ValidString(out.Text) {
 			t.Errorf("%s: %d bytes of %d, truncated %v", tc.name, len(out.Text), *out.Bytes, valueOr(out.Truncated, false))
 		}
@@ -196,7 +195,7 @@ func TestFinishReasons(t *testing.T) {
 	for from, want := range map[provider.FinishReason]v1alpha1.FinishReason{
 		provider.FinishStop: "Stop", provider.FinishLength: "Length", provider.FinishOther: "Other", "new": "Other",
 	} {
-		if got := finishReason(from); got != want {
+		if got := finishOf(decision{verb: succeed, outcome: &streamer.Outcome{FinishReason: from}}); got != want {
 			t.Errorf("%s gives %s, want %s", from, got, want)
 		}
 	}
@@ -240,9 +239,6 @@ func TestProviderStatus(t *testing.T) {
 	if isTrue(ready) || ready.Reason != "SecretNotFound" || ready.ObservedGeneration != 3 {
 		t.Errorf("Ready is %+v", ready)
 	}
-	if c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionFieldsServed); c == nil || c.Status != metav1.ConditionFalse {
-		t.Errorf("FieldsServed is %+v", c)
-	}
 	for at, want := range map[time.Duration]time.Duration{
 		0: 5 * time.Second, 4 * time.Second: 5 * time.Second, 7 * time.Second: 7 * time.Second,
 		40 * time.Second: 40 * time.Second, time.Hour: time.Minute, -time.Hour: 5 * time.Second,
@@ -282,7 +278,11 @@ func TestTitlePrompt(t *testing.T) {
 		{"two of the user", newRun(said("user", "user")), "", false},
 		{"with an assistant", newRun(said("user", "assistant", "user")), "", false},
 	} {
-		prompt, ok := titlePrompt(tc.run)
+		asked, err := ask(&tc.run.Spec, material{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		prompt, ok := titlePrompt(tc.run, asked.Messages)
 		if ok != tc.ok || ok && prompt != tc.want {
 			t.Errorf("%s: %q, %v", tc.name, prompt, ok)
 		}
@@ -294,7 +294,11 @@ func TestRequestTranslation(t *testing.T) {
 		r.Spec.System = "be brief"
 		r.Spec.Parameters = &v1alpha1.Parameters{Temperature: "0.7", TopP: "0.9", MaxOutputTokens: new(int32(9)), Stop: []string{"END"}}
 	})
-	got := request(run, "m")
+	asked, err := ask(&run.Spec, material{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := request(run, asked, "m")
 	if got.Model != "m" || got.Temperature != "0.7" || got.TopP != "0.9" || got.MaxOutputTokens != 9 || !slices.Equal(got.Stop, []string{"END"}) ||
 		!slices.Equal(got.Messages, []provider.Message{{Role: provider.RoleSystem, Content: "be brief"}, {Role: provider.RoleUser, Content: "Hi"}}) {
 		t.Errorf("%+v", got)

@@ -17,7 +17,7 @@ import (
 // titlePrompt returns the question that a title is to be made of, and false if
 // none is wanted: the policy says None, a title stands, or the conversation is
 // more than one message of the user.
-func titlePrompt(run *v1alpha1.ChatRun) (string, bool) {
+func titlePrompt(run *v1alpha1.ChatRun, messages []v1alpha1.Message) (string, bool) {
 	if t := run.Spec.Title; t != nil && t.Policy == v1alpha1.TitleNone {
 		return "", false
 	}
@@ -25,7 +25,7 @@ func titlePrompt(run *v1alpha1.ChatRun) (string, bool) {
 		return "", false
 	}
 	prompt, users := "", 0
-	for _, m := range messagesOf(run) {
+	for _, m := range messages {
 		switch m.Role {
 		case v1alpha1.RoleAssistant:
 			return "", false
@@ -83,7 +83,7 @@ func (r *ChatRunReconciler) writeTitle(ctx context.Context, f facts) error {
 		f.run.Annotations = map[string]string{}
 	}
 	f.run.Annotations[v1alpha1.AnnotationTitle] = f.pool.Title
-	if err := r.client.Patch(ctx, f.run, locked(base)); err != nil {
+	if err := r.client.Patch(ctx, f.run, locked(base), titleOwner); err != nil {
 		return fmt.Errorf("writing the title: %w", err)
 	}
 	r.hub.Title(runOf(f.run), f.pool.Title)

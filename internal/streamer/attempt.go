@@ -39,6 +39,10 @@ type Attempt struct {
 	// first attempt that has one. Its context ends after TitleTimeout, on Stop
 	// and Drop, and on Shutdown.
 	Title func(context.Context) (string, error)
+	// Begun is told that the provider took the attempt: its first part, of text or
+	// reasoning, is there. It is called once at most, and must not block; nil is
+	// told nothing.
+	Begun func()
 }
 
 // Outcome is how an attempt ended. It does not change once it is there.
@@ -80,6 +84,9 @@ func (p *Pool) attempt(ctx context.Context, cancel context.CancelCauseFunc, e *e
 		}
 		if d.first.IsZero() {
 			d.first = time.Now()
+			if a.Begun != nil {
+				a.Begun()
+			}
 			p.askTitle(ctx, e, a.Title)
 		}
 		if part, ok := d.add(part); ok {

@@ -103,7 +103,7 @@ export interface Done extends Status {
   finishReason?: string;
   /** Bytes is the size of the whole answer in bytes. */
   bytes: number;
-  /** Truncated says that status.output.text holds less than the whole answer. */
+  /** Truncated says that less than the whole answer is kept. */
   truncated?: boolean;
 }
 

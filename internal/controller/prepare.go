@@ -1,0 +1,123 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+
+	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/chatretry"
+	"chatrun.dev/operator/internal/places"
+	"chatrun.dev/operator/internal/provider"
+)
+
+// prepared is what an attempt needs beside its run.
+type prepared struct {
+	provider *v1alpha1.ChatProvider
+	to       provider.Endpoint
+	question conversation
+	// digest is that of what was copied for the question; empty if nothing was.
+	digest string
+}
+
+// prepare gathers what the next attempt needs, the cheap things first: what the
+// cache knows, then a place, and what is read from the API server only with a
+// place in hand. It returns nil, and f.wait says why, if something is missing.
+func (r *ChatRunReconciler) prepare(ctx context.Context, f *facts) (*prepared, error) {
+	run := f.run
+	p, wait, err := r.provider(ctx, run)
+	if f.wait = wait; wait != nil || err != nil {
+		return nil, err
+	}
+	var parent *v1alpha1.ChatRun
+	if awaitsParent(run) {
+		parent, wait, err = r.parent(ctx, run, r.clock.Now())
+		if parent != nil {
+			f.parentUID = string(parent.UID)
+		}
+		if f.wait = wait; wait != nil || err != nil {
+			return nil, err
+		}
+	}
+	if f.wait = r.place(run, p, f.owed); f.wait != nil {
+		return nil, nil
+	}
+	ready := &prepared{provider: p}
+	ready.question, ready.digest, wait, err = r.question(ctx, run, parent)
+	if f.wait = wait; wait != nil || err != nil {
+		return nil, err
+	}
+	ready.to, wait, err = r.endpoint(ctx, p)
+	if f.wait = wait; wait != nil || err != nil {
+		return nil, err
+	}
+	if parent != nil {
+		if err := r.tie(ctx, run, parent); err != nil {
+			return nil, err
+		}
+	}
+	return ready, nil
+}
+
+// place asks for a place, or takes one for an attempt that is counted already.
+func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvider, owed bool) *waitReason {
+	claim := places.Claim{
+		Key: placeOf(run.Namespace, run.Name), UID: string(run.UID),
+		Provider: string(p.UID), Created: run.CreationTimestamp.Time,
+	}
+	if l := p.Spec.Limits; l != nil {
+		claim.Limit = int(valueOr(l.MaxConcurrentStreams, 0))
+	}
+	if owed {
+		r.places.Force(claim)
+		return nil
+	}
+	switch r.places.Ask(claim) {
+	case places.Granted:
+		return nil
+	case places.ProviderFull:
+		return queued(providerFullMessage)
+	case places.ProviderRefuses:
+		return queued(providerRefusesMessage)
+	default:
+		return queued(managerFullMessage)
+	}
+}
+
+// queued is a wait that the place itself ends, by waking the run.
+func queued(message string) *waitReason {
+	return &waitReason{reason: v1alpha1.ReasonQueued, message: message}
+}
+
+// release gives back the place of an attempt that ended, before that is written
+// down: the next one need not wait for the write.
+func (r *ChatRunReconciler) release(f facts, d decision) {
+	if f.pool == nil || f.pool.Outcome == nil || d.verb == start {
+		return
+	}
+	result := places.Result{}
+	switch o := f.pool.Outcome; {
+	case o.Good():
+		result.Accepted = true
+	case o.Failure != nil && (o.Failure.Class == chatretry.RateLimited || o.Failure.Class == chatretry.Overloaded):
+		result.Refused, result.Until = true, r.clock.Now().Add(d.delay)
+	}
+	r.places.Leave(placeOf(f.key.Namespace, f.key.Name), result)
+}
+
+// leave gives back whatever place or turn a run has that it does not need. A
+// place is kept by an attempt that is under way, or about to be made for all we
+// know, a turn by a run that is queued.
+func (r *ChatRunReconciler) leave(f facts, d decision, err error) {
+	switch {
+	case d.verb == start && err != nil, d.verb == hold && d.reason == v1alpha1.ReasonQueued:
+		return
+	}
+	if s, ok := r.pool.Look(f.key.Namespace, f.key.Name); ok && s.Running {
+		return
+	}
+	r.places.Leave(placeOf(f.key.Namespace, f.key.Name), places.Result{})
+}
+
+func placeOf(namespace, name string) places.Key { return places.Key{Namespace: namespace, Name: name} }

@@ -1,0 +1,78 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"chatrun.dev/operator/api/v1alpha1"
+)
+
+type requests = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// relatives wakes the runs whose turn the event of another brings: those that go
+// on from a run when it appears, ends or goes, and a run that outlived its TTL
+// for them when they need it no more.
+func (r *ChatRunReconciler) relatives() handler.EventHandler {
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q requests) {
+			r.wakeChildren(ctx, e.Object, q)
+		},
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q requests) {
+			before, after := asRun(e.ObjectOld), asRun(e.ObjectNew)
+			if before == nil || after == nil {
+				return
+			}
+			if !isFinished(before) && isFinished(after) {
+				r.wakeChildren(ctx, after, q)
+			}
+			if awaitsParent(before) && !awaitsParent(after) {
+				wakeParent(after, q)
+			}
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q requests) {
+			r.wakeChildren(ctx, e.Object, q)
+			if run := asRun(e.Object); run != nil && awaitsParent(run) {
+				wakeParent(run, q)
+			}
+		},
+	}
+}
+
+func (r *ChatRunReconciler) wakeChildren(ctx context.Context, run client.Object, q requests) {
+	children, err := r.children(ctx, run)
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "waking the runs that go on from one", "run", run.GetName())
+		return
+	}
+	for i := range children {
+		q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&children[i])})
+	}
+}
+
+func wakeParent(run *v1alpha1.ChatRun, q requests) {
+	q.Add(reconcile.Request{NamespacedName: parentKey(run)})
+}
+
+// indexByParent indexes a run as long as it has to copy its parent's
+// conversation.
+func indexByParent(o client.Object) []string {
+	if run := asRun(o); run != nil && awaitsParent(run) {
+		return []string{run.Spec.ContinueFrom.Name}
+	}
+	return nil
+}
+
+// asRun returns a run, or nil if it is something else.
+func asRun(o client.Object) *v1alpha1.ChatRun {
+	run, _ := o.(*v1alpha1.ChatRun)
+	return run
+}

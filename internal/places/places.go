@@ -1,0 +1,261 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package places
+
+import (
+	"sync"
+	"time"
+)
+
+// Key names a run.
+type Key struct{ Namespace, Name string }
+
+// Claim is what a run asks with.
+type Claim struct {
+	Key Key
+	// UID tells a run from a later one of the same name.
+	UID string
+	// Provider is the UID of the one that is to be called, and Limit how many
+	// attempts it allows at a time; 0 is no bound. The last claim's counts.
+	Provider string
+	Limit    int
+	// Created gives a run its turn: the oldest comes first.
+	Created time.Time
+}
+
+// Answer is what a claim comes to.
+type Answer string
+
+const (
+	// Granted: the run has a place.
+	Granted Answer = "Granted"
+	// ManagerFull: all places are taken.
+	ManagerFull Answer = "ManagerFull"
+	// ProviderFull: all places of the provider are taken.
+	ProviderFull Answer = "ProviderFull"
+	// ProviderRefuses: the provider refused attempts lately, and has as many under
+	// way as it is known to take.
+	ProviderRefuses Answer = "ProviderRefuses"
+)
+
+// Result is what an attempt tells of its provider. The zero value tells nothing.
+type Result struct {
+	// Accepted: the provider served it.
+	Accepted bool
+	// Refused: the provider refused it as there were too many. The run waits until
+	// Until before its next one.
+	Refused bool
+	Until   time.Time
+}
+
+// Places are all places of a manager. Its methods may be called by any
+// goroutine, and none blocks.
+type Places struct {
+	limit int
+	wake  func(Key)
+
+	mu         sync.Mutex
+	held       map[Key]*seat
+	waiting    map[Key]*waiter
+	queues     map[queueKey]*queue // those that somebody waits in
+	namespaces map[string]*namespace
+	providers  map[string]*provider
+	// served counts the places that were given, to tell who was served last.
+	served uint64
+}
+
+// seat is a place that is taken, or reserved for a run that was woken.
+type seat struct {
+	Claim
+	begun bool
+}
+
+// namespace is what fairness looks at.
+type namespace struct {
+	held   int
+	served uint64
+	// users are the seats and queues that refer to this.
+	users int
+}
+
+// New returns places, limit of them, or without a bound if it is 0. wake is
+// called, never under a lock, for a run that waited and now has a place: it is
+// to ask again, or to leave.
+func New(limit int, wake func(Key)) *Places {
+	return &Places{
+		limit: limit, wake: wake,
+		held: map[Key]*seat{}, waiting: map[Key]*waiter{}, queues: map[queueKey]*queue{},
+		namespaces: map[string]*namespace{}, providers: map[string]*provider{},
+	}
+}
+
+// Ask asks for a place. A run that gets none waits for its turn, and is woken.
+// It may be asked again: a run that has a place keeps it, and one that waits
+// keeps its turn.
+func (p *Places) Ask(c Claim) Answer {
+	p.mu.Lock()
+	now := time.Now()
+	to := p.provider(c.Provider)
+	to.limit = c.Limit
+	if s := p.held[c.Key]; s != nil && (s.UID != c.UID || s.Provider != c.Provider) {
+		p.vacate(s)
+	}
+	if p.held[c.Key] == nil {
+		p.enqueue(c)
+	}
+	woken := p.dispatch(now)
+	answer := Granted
+	if p.held[c.Key] == nil {
+		answer = p.why(to, now)
+		to.alarm(now, p)
+	}
+	p.tidy(c.Provider, now)
+	p.mu.Unlock()
+	p.tell(woken, c.Key)
+	return answer
+}
+
+// Force takes a place whatever the bounds say, for an attempt that has to be
+// made.
+func (p *Places) Force(c Claim) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held[c.Key] != nil {
+		return
+	}
+	p.dequeue(c.Key)
+	p.seat(c)
+}
+
+// Begun tells that the provider accepted an attempt: its first part is there.
+func (p *Places) Begun(k Key) {
+	p.mu.Lock()
+	now := time.Now()
+	var woken []Key
+	if s := p.held[k]; s != nil && !s.begun {
+		s.begun = true
+		to := p.provider(s.Provider)
+		to.begun++
+		to.accepted()
+		woken = p.dispatch(now)
+	}
+	p.mu.Unlock()
+	p.tell(woken, Key{})
+}
+
+// Leave gives back a place, or a turn, and tells what the attempt came to. It
+// does nothing for a run that has neither.
+func (p *Places) Leave(k Key, r Result) {
+	p.mu.Lock()
+	now := time.Now()
+	s, w := p.held[k], p.waiting[k]
+	var woken []Key
+	switch {
+	case s != nil:
+		to := p.provider(s.Provider)
+		if r.Accepted && !s.begun {
+			to.accepted()
+		}
+		p.vacate(s)
+		if r.Refused {
+			to.refused(now, r.Until)
+			to.alarm(now, p)
+		}
+		woken = p.dispatch(now)
+		p.tidy(s.Provider, now)
+	case w != nil:
+		p.dequeue(k)
+		p.tidy(w.Provider, now)
+	}
+	p.mu.Unlock()
+	p.tell(woken, Key{})
+}
+
+// dispatch gives every place that may be given, and returns who got one.
+func (p *Places) dispatch(now time.Time) []Key {
+	var woken []Key
+	for p.limit == 0 || len(p.held) < p.limit {
+		next := p.next(now)
+		if next == nil {
+			break
+		}
+		c := next.oldest().Claim
+		p.dequeue(c.Key)
+		p.seat(c)
+		woken = append(woken, c.Key)
+	}
+	return woken
+}
+
+// next returns the queue whose turn it is; nil if nobody who waits may have a
+// place. It looks at every queue: there is one a provider, and a look takes
+// nanoseconds.
+func (p *Places) next(now time.Time) *queue {
+	var best *queue
+	for _, q := range p.queues {
+		if q.provider.room(now) && (best == nil || q.before(best)) {
+			best = q
+		}
+	}
+	return best
+}
+
+// why says what a run waits for.
+func (p *Places) why(to *provider, now time.Time) Answer {
+	switch {
+	case to.full():
+		return ProviderFull
+	case !to.room(now):
+		return ProviderRefuses
+	default:
+		return ManagerFull
+	}
+}
+
+func (p *Places) seat(c Claim) {
+	s := &seat{Claim: c}
+	p.held[c.Key] = s
+	n := p.namespace(c.Key.Namespace)
+	n.users++
+	n.held++
+	p.served++
+	n.served = p.served
+	p.provider(c.Provider).held++
+}
+
+func (p *Places) vacate(s *seat) {
+	delete(p.held, s.Key)
+	p.namespaces[s.Key.Namespace].held--
+	p.release(s.Key.Namespace)
+	to := p.providers[s.Provider]
+	to.held--
+	if s.begun {
+		to.begun--
+	}
+}
+
+func (p *Places) namespace(name string) *namespace {
+	n := p.namespaces[name]
+	if n == nil {
+		n = &namespace{}
+		p.namespaces[name] = n
+	}
+	return n
+}
+
+// release forgets a namespace that nothing refers to.
+func (p *Places) release(name string) {
+	n := p.namespaces[name]
+	if n.users--; n.users == 0 {
+		delete(p.namespaces, name)
+	}
+}
+
+func (p *Places) tell(woken []Key, asks Key) {
+	for _, k := range woken {
+		if k != asks {
+			p.wake(k)
+		}
+	}
+}

@@ -1,0 +1,333 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package places
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func ask(t *testing.T, p *Places, c Claim, want Answer) {
+	t.Helper()
+	if got := p.Ask(c); got != want {
+		t.Fatalf("%s asks: %s, want %s", c.UID, got, want)
+	}
+}
+
+func wokenAre(t *testing.T, w *woken, want ...Key) {
+	t.Helper()
+	if got := w.take(); !slices.Equal(got, want) {
+		t.Fatalf("woken: %v, want %v", got, want)
+	}
+}
+
+func TestOldestFirst(t *testing.T) {
+	var w woken
+	p := New(1, w.wake)
+	ask(t, p, claim("a", 9), Granted)
+	ask(t, p, claim("a", 3), ManagerFull)
+	ask(t, p, claim("a", 1), ManagerFull)
+	ask(t, p, claim("a", 2), ManagerFull)
+	ask(t, p, claim("a", 9), Granted) // asked again
+	for _, next := range []int{1, 2, 3} {
+		p.Leave(w2(p), Result{})
+		wokenAre(t, &w, claim("a", next).Key)
+		ask(t, p, claim("a", next), Granted)
+	}
+	p.Leave(w2(p), Result{})
+	wokenAre(t, &w)
+	empty(t, p)
+}
+
+// w2 is the one that has a place.
+func w2(p *Places) Key {
+	for k := range p.held {
+		return k
+	}
+	return Key{}
+}
+
+func empty(t *testing.T, p *Places) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.held) + len(p.waiting) + len(p.queues) + len(p.namespaces) + len(p.providers); n > 0 {
+		t.Errorf("left behind: %v %v %v %v %v", p.held, p.waiting, p.queues, p.namespaces, p.providers)
+	}
+}
+
+func TestProviderLimit(t *testing.T) {
+	var w woken
+	p := New(0, w.wake)
+	ask(t, p, limited(claim("a", 1), 2), Granted)
+	ask(t, p, limited(claim("a", 2), 2), Granted)
+	ask(t, p, limited(claim("a", 3), 2), ProviderFull)
+	ask(t, p, limited(claim("a", 4), 2), ProviderFull)
+	other := limited(claim("a", 5), 1)
+	other.Provider = "another"
+	ask(t, p, other, Granted) // the oldest wait for another provider
+
+	// The bound is raised: whoever asks first says so for all.
+	ask(t, p, limited(claim("a", 4), 3), ProviderFull)
+	wokenAre(t, &w, claim("a", 3).Key)
+	// And lowered: those that have a place keep it.
+	ask(t, p, limited(claim("a", 3), 1), Granted)
+	p.Leave(claim("a", 1).Key, Result{})
+	p.Leave(claim("a", 2).Key, Result{})
+	wokenAre(t, &w)
+	p.Leave(claim("a", 3).Key, Result{})
+	wokenAre(t, &w, claim("a", 4).Key)
+	// And dropped.
+	ask(t, p, limited(claim("a", 6), 1), ProviderFull)
+	ask(t, p, limited(claim("a", 7), 0), Granted)
+	wokenAre(t, &w, claim("a", 6).Key)
+	for _, i := range []int{4, 5, 6, 7} {
+		p.Leave(claim("a", i).Key, Result{})
+	}
+	empty(t, p)
+}
+
+func TestFewestHeldFirst(t *testing.T) {
+	var w woken
+	p := New(3, w.wake)
+	for i := range 3 {
+		ask(t, p, claim("big", i), Granted)
+	}
+	for i := range 5 {
+		ask(t, p, claim("big", 3+i), ManagerFull)
+		ask(t, p, claim("small", 100+i), ManagerFull)
+	}
+	// small holds none, then as many as big, then more; of equals the one that was
+	// served longer ago.
+	p.Leave(claim("big", 0).Key, Result{}) // big 2, small 0
+	wokenAre(t, &w, claim("small", 100).Key)
+	p.Leave(claim("big", 1).Key, Result{}) // big 1, small 1: big was served longer ago
+	wokenAre(t, &w, claim("big", 3).Key)
+	p.Leave(claim("big", 2).Key, Result{}) // big 1, small 1: now small was
+	wokenAre(t, &w, claim("small", 101).Key)
+}
+
+func TestForceAndReplace(t *testing.T) {
+	var w woken
+	p := New(1, w.wake)
+	ask(t, p, claim("a", 1), Granted)
+	ask(t, p, claim("a", 2), ManagerFull)
+	p.Force(claim("a", 2))
+	ask(t, p, claim("a", 2), Granted)
+	p.Force(claim("a", 2))
+	p.Leave(claim("a", 1).Key, Result{})
+	ask(t, p, claim("a", 3), ManagerFull)
+	// Another object of the same name takes over nothing.
+	again := claim("a", 2)
+	again.UID, again.Created = "new", t0.Add(time.Hour)
+	ask(t, p, again, ManagerFull)
+	wokenAre(t, &w, claim("a", 3).Key)
+	p.Leave(again.Key, Result{})
+	p.Leave(claim("a", 3).Key, Result{})
+	p.Leave(claim("a", 3).Key, Result{Refused: true, Until: t0})
+	empty(t, p)
+}
+
+// TestFairness is the issue's: A with 1,000 runs, B with 10, 20 places.
+func TestFairness(t *testing.T) {
+	var w woken
+	p := New(20, w.wake)
+	var running []Key
+	add := func(namespace string, n int) {
+		for i := range n {
+			if p.Ask(claim(namespace, i)) == Granted {
+				running = append(running, claim(namespace, i).Key)
+			}
+		}
+	}
+	add("a", 1000)
+	add("b", 10)
+	done, doneA, lastB := 0, 0, 0
+	for len(running) > 0 {
+		k := running[0]
+		running = running[1:]
+		done++
+		if k.Namespace == "a" {
+			doneA++
+		} else {
+			lastB = doneA
+		}
+		p.Leave(k, Result{Accepted: true})
+		running = append(running, w.take()...)
+	}
+	t.Logf("B's last run was done after %d of A's %d", lastB, doneA)
+	if done != 1010 || lastB >= 50 {
+		t.Errorf("%d done, B's last after %d of A's", done, lastB)
+	}
+	empty(t, p)
+}
+
+// TestPlacesAreConserved does random things, and holds what the package promises
+// after each.
+func TestPlacesAreConserved(t *testing.T) {
+	for seed := range uint64(30) {
+		synctest.Test(t, func(t *testing.T) {
+			conserve(t, rand.New(rand.NewPCG(seed, 1)))
+		})
+	}
+}
+
+func conserve(t *testing.T, r *rand.Rand) {
+	t.Helper()
+	var w woken
+	limit := 1 + r.IntN(8)
+	p := New(limit, w.wake)
+	namespaces := []string{"a", "b", "c"}
+	forced := map[Key]bool{}
+	held := func(k Key) bool { return p.held[k] != nil }
+	for range 2000 {
+		c := limited(claim(namespaces[r.IntN(3)], r.IntN(30)), 3)
+		if r.IntN(3) == 0 {
+			c.Provider = "shared"
+		}
+		switch r.IntN(10) {
+		case 0, 1, 2, 3, 4:
+			if s := p.held[c.Key]; s != nil {
+				c = s.Claim
+			}
+			if got := p.Ask(c); (got == Granted) != held(c.Key) {
+				t.Fatalf("%s, and has a place: %v", got, held(c.Key))
+			}
+		case 5:
+			p.Begun(c.Key)
+		case 6:
+			if p.held[c.Key] == nil && r.IntN(10) == 0 {
+				p.Force(c)
+				forced[c.Key] = true
+			}
+		case 7:
+			p.Leave(c.Key, Result{Refused: true, Until: time.Now().Add(time.Second)})
+		case 8:
+			p.Leave(c.Key, Result{Accepted: true})
+		default:
+			p.Leave(c.Key, Result{})
+			<-time.After(time.Duration(r.IntN(1000)) * time.Millisecond)
+			synctest.Wait()
+		}
+		for k := range forced {
+			if !held(k) {
+				delete(forced, k)
+			}
+		}
+		checkPlaces(t, p, limit, len(forced))
+	}
+	for _, keys := range [][]Key{keysOf(p.held), keysOf(p.waiting), keysOf(p.held)} {
+		for _, k := range keys {
+			p.Leave(k, Result{})
+		}
+	}
+	for range 3 {
+		for _, k := range keysOf(p.held) {
+			p.Leave(k, Result{})
+		}
+	}
+	<-time.After(2 * gateMemory)
+	synctest.Wait()
+	empty(t, p)
+}
+
+func keysOf[V any](m map[Key]V) []Key {
+	var keys []Key
+	for k := range m {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+func checkPlaces(t *testing.T, p *Places, limit, forced int) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.held) > limit+forced {
+		t.Fatalf("%d places of %d, %d forced", len(p.held), limit, forced)
+	}
+	perProvider, perNamespace, begun := map[string]int{}, map[string]int{}, map[string]int{}
+	for k, s := range p.held {
+		perProvider[s.Provider]++
+		perNamespace[k.Namespace]++
+		if s.begun {
+			begun[s.Provider]++
+		}
+		if p.waiting[k] != nil {
+			t.Fatalf("%v has a place and waits", k)
+		}
+	}
+	for uid, to := range p.providers {
+		if to.held != perProvider[uid] || to.begun != begun[uid] || to.held > to.limit+forced && to.limit > 0 {
+			t.Fatalf("%s: %d places, %d begun, counted %d and %d, limit %d", uid, perProvider[uid], begun[uid], to.held, to.begun, to.limit)
+		}
+	}
+	waiting := 0
+	for k, q := range p.queues {
+		waiting += len(q.waiters)
+		if p.namespaces[k.namespace] != q.namespace || p.providers[k.provider] != q.provider {
+			t.Fatalf("the queue %v counts for nobody", k)
+		}
+		if len(p.held) < limit && q.provider.room(time.Now()) {
+			t.Fatalf("%v waits, and there is room", q.oldest().Key)
+		}
+	}
+	if waiting != len(p.waiting) {
+		t.Fatalf("%d wait, %d in queues", len(p.waiting), waiting)
+	}
+	for name, n := range p.namespaces {
+		if n.held != perNamespace[name] {
+			t.Fatalf("%s has %d places, counted %d", name, perNamespace[name], n.held)
+		}
+	}
+}
+
+// TestManyAtOnce lets goroutines ask and leave at will: no place is lost, and
+// everybody gets one.
+func TestManyAtOnce(t *testing.T) {
+	turns := map[Key]chan struct{}{}
+	for i := range 400 {
+		turns[claim([]string{"a", "b", "c", "d"}[i%4], i).Key] = make(chan struct{}, 1)
+	}
+	p := New(7, func(k Key) { turns[k] <- struct{}{} })
+	var work sync.WaitGroup
+	for i := range 400 {
+		work.Go(func() {
+			c := limited(claim([]string{"a", "b", "c", "d"}[i%4], i), 5)
+			if p.Ask(c) != Granted {
+				<-turns[c.Key]
+				if got := p.Ask(c); got != Granted {
+					t.Errorf("woken for %s", got)
+				}
+			}
+			p.Begun(c.Key)
+			p.Leave(c.Key, Result{Accepted: true})
+		})
+	}
+	work.Wait()
+	empty(t, p)
+}
+
+func BenchmarkPlaces(b *testing.B) {
+	p := New(20, func(Key) {})
+	for i := range 10_000 {
+		c := claim("", i%10)
+		c.Key.Namespace = string(rune('a' + i%1000))
+		c.Key.Name += string(rune('a' + i/1000))
+		c.Provider = c.Key.Namespace
+		p.Ask(c)
+	}
+	b.ResetTimer()
+	for i := range b.N {
+		k := w2(p)
+		c := p.held[k].Claim
+		c.Created = t0.Add(time.Duration(i) * time.Second)
+		p.Leave(k, Result{Accepted: true})
+		p.Ask(c)
+	}
+}
