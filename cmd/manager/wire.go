@@ -17,7 +17,6 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -37,7 +36,7 @@ func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
-	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+	mgr, err := ctrl.NewManager(cfg, controller.Slim(ctrl.Options{
 		Scheme:                  scheme,
 		LeaderElection:          o.leaderElect,
 		LeaderElectionID:        leaseName,
@@ -47,9 +46,7 @@ func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
 		LeaderElectionReleaseOnCancel: true,
 		HealthProbeBindAddress:        o.healthAddress,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
-		// Nobody here reads managedFields, and they are half of a small object.
-		Cache: cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
-	})
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}

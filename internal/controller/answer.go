@@ -132,7 +132,7 @@ func (r *ChatRunReconciler) standing(ctx context.Context, run *v1alpha1.ChatRun)
 	}
 	var note outcomeNote
 	if json.Unmarshal([]byte(s.outcome), &note) != nil || note.Attempt != attemptOf(run) {
-		return nil, nil, nil
+		return nil, nil, nil //nolint:nilerr // then it is no answer of ours, and there is none
 	}
 	text := s.data[v1alpha1.StoredText]
 	o := &streamer.Outcome{

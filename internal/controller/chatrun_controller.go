@@ -79,6 +79,7 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		after, err = r.handTitle(ctx, f, d, after)
 	}
 	if p, ok := errors.AsType[*postponed](err); ok {
+		log.FromContext(ctx).Info("the API server refuses to keep the answer, which is tried again", "cause", refusal(p), "after", p.after)
 		return ctrl.Result{RequeueAfter: p.after}, nil
 	}
 	switch {

@@ -205,8 +205,6 @@ func (r *ChatRunReconciler) former(ctx context.Context, cached *v1alpha1.ChatRun
 		return conversation{}, final(v1alpha1.ReasonParentNotFound, parentGoneMessage(cached.Name)), nil
 	case err != nil:
 		return conversation{}, nil, fmt.Errorf("reading the run to go on from: %w", err)
-	case p.Status.Output == nil:
-		return conversation{}, lost, nil
 	}
 	var m material
 	if needsCopy(p) {
@@ -225,29 +223,15 @@ func (r *ChatRunReconciler) former(ctx context.Context, cached *v1alpha1.ChatRun
 	if err != nil {
 		return conversation{}, lost, nil //nolint:nilerr // the reason tells of it
 	}
-	answer, err := r.answer(ctx, p)
-	switch {
-	case errors.Is(err, errForeign), err == nil && answer == "":
-		return conversation{}, lost, nil
-	case err != nil:
+	answer, stands, err := keptText(ctx, r.live, p)
+	if err != nil {
 		return conversation{}, nil, err
+	}
+	if !stands {
+		return conversation{}, lost, nil
 	}
 	c.Messages = append(c.Messages, v1alpha1.Message{Role: v1alpha1.RoleAssistant, Content: answer})
 	return c, nil, nil
-}
-
-// answer reads the answer of a run that succeeded; nothing if it is gone.
-func (r *ChatRunReconciler) answer(ctx context.Context, p *v1alpha1.ChatRun) (string, error) {
-	out := p.Status.Output
-	name := out.ConfigMapName + out.SecretName
-	if name == "" {
-		return out.Text, nil
-	}
-	s, err := readSheet(ctx, r.live, p, storageOf(p), name)
-	if s == nil || err != nil {
-		return "", err
-	}
-	return s.data[v1alpha1.StoredText], nil
 }
 
 // lookAgainAfter is when something that no event tells of is looked for again:

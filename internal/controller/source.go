@@ -39,6 +39,7 @@ type Source struct {
 
 	// missing are names that no run had a moment ago.
 	missing *lru.LRUExpireCache
+	texts   *texts
 
 	mu sync.Mutex
 	// waiting are those who wait for a run to be created.
@@ -47,10 +48,7 @@ type Source struct {
 
 // NewSource returns a source that reads by a manager's clients.
 func NewSource(ctx context.Context, mgr ctrl.Manager) (*Source, error) {
-	s := &Source{
-		cache: mgr.GetClient(), live: mgr.GetAPIReader(),
-		missing: lru.NewLRUExpireCache(maxMissing), waiting: map[types.NamespacedName]map[chan struct{}]struct{}{},
-	}
+	s := newSource(mgr.GetClient(), mgr.GetAPIReader())
 	informer, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.ChatRun{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watching runs for the stream: %w", err)
@@ -60,6 +58,13 @@ func NewSource(ctx context.Context, mgr ctrl.Manager) (*Source, error) {
 		return nil, fmt.Errorf("watching runs for the stream: %w", err)
 	}
 	return s, nil
+}
+
+func newSource(cached, live client.Reader) *Source {
+	return &Source{
+		cache: cached, live: live, texts: newTexts(live),
+		missing: lru.NewLRUExpireCache(maxMissing), waiting: map[types.NamespacedName]map[chan struct{}]struct{}{},
+	}
 }
 
 // created wakes those who wait for a run.
@@ -126,8 +131,14 @@ func (s *Source) Find(ctx context.Context, namespace, name string) (streamer.Vie
 	switch {
 	case view.Finished:
 		view.End = endOf(run)
-		if out := run.Status.Output; out != nil {
-			view.Text = out.Text
+		if keepsSome(run) {
+			view.Load = func(ctx context.Context) (string, func(), error) {
+				text, release, err := s.texts.load(ctx, view.Run)
+				if err != nil && ctx.Err() == nil {
+					log.FromContext(ctx).WithName("stream").Error(err, "reading an answer for the stream", "namespace", namespace, "name", name)
+				}
+				return text, release, err
+			}
 		}
 	case reasonOf(run) == v1alpha1.ReasonRetrying && run.Status.RetryingAt != nil:
 		pending := streamRetry(run)

@@ -14,8 +14,6 @@ import (
 	"github.com/go-logr/logr/funcr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
-	lru "k8s.io/apimachinery/pkg/util/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -44,7 +42,7 @@ func TestSourceAsksSparingly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache := fake.NewClientBuilder().WithScheme(scheme).Build()
 		live := &counting{Reader: fake.NewClientBuilder().WithScheme(scheme).Build()}
-		s := &Source{cache: cache, live: live, missing: lru.NewLRUExpireCache(maxMissing), waiting: map[types.NamespacedName]map[chan struct{}]struct{}{}}
+		s := newSource(cache, live)
 		find := func(name string) error {
 			_, err := s.Find(t.Context(), "ns", name)
 			return err

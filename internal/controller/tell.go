@@ -80,6 +80,9 @@ func endOf(run *v1alpha1.ChatRun) streamer.End {
 	}
 	if out := s.Output; out != nil {
 		end.Done.Bytes, end.Done.Truncated = valueOr(out.Bytes, 0), valueOr(out.Truncated, false)
+		if out.StoredBytes != nil {
+			end.Done.Truncated = *out.StoredBytes < end.Done.Bytes
+		}
 	}
 	if u := s.Usage; u != nil {
 		end.Usage = &stream.Usage{InputTokens: valueOr(u.InputTokens, 0), OutputTokens: valueOr(u.OutputTokens, 0)}

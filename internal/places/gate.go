@@ -10,11 +10,6 @@ const (
 	// a provider that took everything for ten of them is asked as one that never
 	// refused.
 	gateMemory = 10 * time.Minute
-	// minProbeDelay and maxProbeDelay bound the time between two probes of a
-	// provider that takes nothing at all. It doubles; the upper bound is how long
-	// its recovery may stay unseen.
-	minProbeDelay = time.Second
-	maxProbeDelay = 10 * time.Second
 	// maxPatience bounds how many clean windows come before the next attempt above
 	// what a provider takes. More would save refusals of which there are few, and see
 	// later that it takes more by now.
@@ -42,10 +37,9 @@ type provider struct {
 	// raised says that the gate rose since the last refusal.
 	raised    bool
 	refusedAt time.Time
-	// quiet is when the next probe may be made while nothing is accepted, and
-	// delay how long the last such time was.
+	// quiet is when the next probe may be made while nothing is accepted: when the
+	// run that was refused last may go on, as its status promises.
 	quiet time.Time
-	delay time.Duration
 	timer *time.Timer
 }
 
@@ -77,7 +71,7 @@ func (to *provider) room(now time.Time) bool {
 // the refused one left.
 func (to *provider) refused(now, until time.Time) {
 	if now.Sub(to.refusedAt) >= gateMemory {
-		to.gate, to.patience, to.delay = 0, 1, 0
+		to.gate, to.patience = 0, 1
 	}
 	if to.raised {
 		// It takes no more than before: the next look is further off.
@@ -87,14 +81,7 @@ func (to *provider) refused(now, until time.Time) {
 		to.gate = left
 	}
 	to.step, to.clean, to.raised, to.refusedAt = 1, 0, false, now
-	if to.begun > 0 {
-		return
-	}
-	if !now.Before(to.quiet) {
-		to.delay = min(max(2*to.delay, minProbeDelay), maxProbeDelay)
-		to.quiet = now.Add(to.delay)
-	}
-	if until.After(to.quiet) {
+	if to.begun == 0 && until.After(to.quiet) {
 		to.quiet = until
 	}
 }
@@ -102,7 +89,7 @@ func (to *provider) refused(now, until time.Time) {
 // accepted opens the gate a little, once all that it lets through were accepted
 // without a refusal.
 func (to *provider) accepted() {
-	to.quiet, to.delay = time.Time{}, 0
+	to.quiet = time.Time{}
 	if to.gate == 0 {
 		return
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 
 	"chatrun.dev/operator/api/stream"
-	"chatrun.dev/operator/internal/provider"
 )
 
 // answer streams a finished run from its view, with the same frames in the same
@@ -16,15 +15,24 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, v *View, q quer
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler)
 	}
+	release, err := v.load(r.Context())
+	if err != nil {
+		unavailable(w, "the answer could not be read: try again")
+		return
+	}
+	defer release()
 	writeHeader(w, formatEvents)
-	frames := append([][]byte{reconnectAfter(reconnect)}, finished(v, q.after != "")...)
+	out := h.sink(w, r)
 	// A reader that goes away meanwhile has nobody to be told of.
-	_ = h.sink(w, r).send(frames...)
+	if out.send(reconnectAfter(reconnect)) == nil {
+		_ = out.sendFinished(v, q.after != "")
+	}
 }
 
-// finished returns the frames of a finished run. Their epoch is in no log, so
+// finished returns the frames of a finished run that come before its text and
+// after it, and the place of the text between them. Their epoch is in no log, so
 // who is cut among them and comes back is reset, and gets all of them again.
-func finished(v *View, reset bool) [][]byte {
+func finished(v *View, reset bool) (before [][]byte, text cursor, after [][]byte) {
 	at := cursor{epoch: newEpoch(), attempt: v.Status.Attempt}
 	var frames [][]byte
 	add := func(what stream.Name, data any) {
@@ -35,9 +43,11 @@ func finished(v *View, reset bool) [][]byte {
 		add(stream.EventReset, stream.Reset{Attempt: v.Status.Attempt})
 	}
 	add(stream.EventStatus, v.Status)
+	before, frames = frames, nil
 	if v.Text != "" {
-		add(stream.EventMessagePart, messagePart(provider.Text, v.Text))
+		at.seq++
 	}
+	text = at
 	if v.Title != "" {
 		add(stream.EventTitle, stream.Title{Title: v.Title})
 	}
@@ -47,5 +57,5 @@ func finished(v *View, reset bool) [][]byte {
 	if v.End.Failed != nil {
 		add(stream.EventFailed, v.End.Failed)
 	}
-	return append(frames, eventWithID([]byte(endID(v.Run.UID)), stream.EventDone, encode(v.End.Done)))
+	return before, text, append(frames, eventWithID([]byte(endID(v.Run.UID)), stream.EventDone, encode(v.End.Done)))
 }

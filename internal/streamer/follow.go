@@ -101,8 +101,19 @@ func (f *follower) lookAgain() (answered, gone bool) {
 	if !v.Finished {
 		return false, gone
 	}
-	_ = f.out.send(finished(v, false)...)
+	f.conclude(v, false)
 	return true, false
+}
+
+// conclude answers from the view of a run that is finished. Without its text,
+// if that cannot be read at present, the reader is cut, and comes back.
+func (f *follower) conclude(v *View, reset bool) {
+	release, err := v.load(f.request.Context())
+	if err != nil {
+		return
+	}
+	defer release()
+	_ = f.out.sendFinished(v, reset)
 }
 
 // lookAgain asks the source for a run anew, and reports whether it is gone. The
@@ -163,7 +174,7 @@ func (f *follower) keepAlive() bool {
 			// The log was not told yet. It is from here on.
 			f.hub.Finish(v.Run, v.End)
 		case v.Finished:
-			_ = f.out.send(finished(v, true)...)
+			f.conclude(v, true)
 			return false
 		}
 	} else if answered, gone := f.lookAgain(); answered || gone {

@@ -30,8 +30,12 @@ const (
 	DefaultMaxReadersPerRun = 5_000
 )
 
-// ErrNotFound says that there is no such run.
-var ErrNotFound = errors.New("run not found")
+var (
+	// ErrNotFound says that there is no such run.
+	ErrNotFound = errors.New("run not found")
+	// ErrBusy says that too many long answers are being read.
+	ErrBusy = errors.New("too many long answers are being read")
+)
 
 // View is what is known of a run beside its log.
 type View struct {
@@ -41,10 +45,32 @@ type View struct {
 	Retry *stream.Retry
 	// Finished says that the run is over; the fields below are set only then.
 	Finished bool
-	// Text is the whole answer, or what there is of it.
+	// Text is the answer, or what is kept of it. It is not there yet if Load is
+	// set, which brings it, and is called only if it is needed. It may be called at
+	// any time while the request lives; ErrBusy and any other error are answered
+	// with 503, and not shown. release is to be called once the text is not needed
+	// any more, and is never nil if err is.
 	Text  string
+	Load  func(context.Context) (text string, release func(), err error)
 	Title string
 	End   End
+}
+
+// load sees to it that the text is there. A text of which less is there than was
+// streamed is one that is cut, whatever became of the rest.
+func (v *View) load(ctx context.Context) (release func(), err error) {
+	if v.Load == nil {
+		return func() {}, nil
+	}
+	v.Text, release, err = v.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v.Load = nil
+	if int64(len(v.Text)) < v.End.Done.Bytes {
+		v.End.Done.Truncated = true
+	}
+	return release, nil
 }
 
 // Source answers for what no log knows: runs that are finished, waiting, or

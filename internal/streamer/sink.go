@@ -57,22 +57,40 @@ func (s *sink) send(frames ...[]byte) error {
 	return nil
 }
 
-// sendWhole writes the text of an episode as one frame. It takes and encodes it
-// piece by piece, so that nobody who reads slowly holds more than a piece. If the
-// episode ends meanwhile the frame is cut short: a reset comes next.
+// sendWhole writes the text of an episode as one frame. If the episode ends
+// meanwhile the frame is cut short: a reset comes next.
 func (s *sink) sendWhole(l *log, w whole) error {
-	if w.size == 0 {
+	return s.sendText(w.at, w.size, func(from int) []byte { return l.excerpt(w.at.attempt, from, w.size) })
+}
+
+// sendFinished writes all frames of a run that is finished.
+func (s *sink) sendFinished(v *View, reset bool) error {
+	before, at, after := finished(v, reset)
+	if err := s.send(before...); err != nil {
+		return err
+	}
+	if err := s.sendText(at, len(v.Text), func(from int) []byte { return pieceOf(v.Text, from) }); err != nil {
+		return err
+	}
+	return s.send(after...)
+}
+
+// sendText writes a text as one frame, of pieces that excerpt returns from an
+// offset on. They are encoded one by one, so that nobody who reads slowly holds
+// more than a piece.
+func (s *sink) sendText(at cursor, size int, excerpt func(from int) []byte) error {
+	if size == 0 {
 		return nil // reasoning alone, or there is nothing to send
 	}
 	// What a part without its text looks like, in two halves.
 	const mark = "\x01"
 	part := encode(messagePart(provider.Text, mark))
-	head, tail, _ := bytes.Cut(event(w.at, stream.EventMessagePart, part), encodeText(mark))
+	head, tail, _ := bytes.Cut(event(at, stream.EventMessagePart, part), encodeText(mark))
 	if err := s.send(head); err != nil {
 		return err
 	}
-	for sent := 0; sent < w.size; {
-		piece := l.excerpt(w.at.attempt, sent, w.size)
+	for sent := 0; sent < size; {
+		piece := excerpt(sent)
 		if len(piece) == 0 {
 			break
 		}

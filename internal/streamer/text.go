@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 // A format that is text alone cannot take text back. So its rule is: an answer
@@ -95,6 +96,15 @@ func (l *log) excerpt(attempt int32, from, size int) []byte {
 func piece(text []byte, from, to int) []byte {
 	text = text[from:to]
 	return bytes.Clone(text[:runes(text, maxPiece)])
+}
+
+// pieceOf is piece for a text that nobody changes.
+func pieceOf(text string, from int) []byte {
+	n := min(len(text)-from, maxPiece)
+	for n > 0 && from+n < len(text) && !utf8.RuneStart(text[from+n]) {
+		n--
+	}
+	return []byte(text[from : from+n])
 }
 
 // complete reports whether the log has all the text of a run that finished so.
@@ -234,10 +244,17 @@ func (n *narrator) conclude(v *View) bool {
 		// process wrote it: perhaps of another attempt.
 		return n.breakOff(http.StatusServiceUnavailable, reasonVoid, messageVoid)
 	}
-	if n.worth(len(v.Text), v.End) {
-		n.measure(len(v.Text))
-		for text := []byte(v.Text); n.cursor.sent < len(text); {
-			next := piece(text, n.cursor.sent, len(text))
+	release, err := v.load(n.request.Context())
+	if err != nil {
+		return n.breakOff(http.StatusServiceUnavailable, "ServiceUnavailable", "the answer could not be read: try again")
+	}
+	defer release()
+	if n.worth(len(v.Text), v.End) || n.part(v) {
+		if int64(len(v.Text)) >= v.End.Done.Bytes {
+			n.measure(len(v.Text))
+		}
+		for n.cursor.sent < len(v.Text) {
+			next := pieceOf(v.Text, n.cursor.sent)
 			n.say(v.End.Done.Model, next)
 			n.cursor.sent += len(next)
 		}
@@ -249,6 +266,12 @@ func (n *narrator) conclude(v *View) bool {
 // is there, or some was sent before that was known.
 func (n *narrator) worth(size int, end End) bool {
 	return succeeded(end) && (int64(size) >= end.Done.Bytes || n.opened && !n.query.hold)
+}
+
+// part reports whether what is kept of a longer answer is to be sent, and then
+// broken off. One who holds wants all or nothing.
+func (n *narrator) part(v *View) bool {
+	return succeeded(v.End) && v.End.Done.Truncated && v.Text != "" && !n.query.hold
 }
 
 // measure tells the size of a whole answer before it is sent, so that whoever

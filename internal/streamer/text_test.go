@@ -222,6 +222,8 @@ func TestPlainFormatsOfFinishedRun(t *testing.T) {
 	good := View{Run: hello, Finished: true, Text: "the text", End: doneWith("Succeeded", "the text")}
 	cut := good
 	cut.End.Done.Bytes, cut.End.Done.Truncated = 99, true
+	none := cut
+	none.Text = ""
 	for _, test := range []struct {
 		name, query string
 		view        View
@@ -233,9 +235,12 @@ func TestPlainFormatsOfFinishedRun(t *testing.T) {
 		{"openai", "format=openai", good, 200, "data: [DONE]", false},
 		{"failed as text", "format=text", finishedView(), 424, "RetriesExhausted", false},
 		{"failed for OpenAI's clients", "format=openai", finishedView(), 424, "RetriesExhausted", false},
-		{"truncated as text", "format=text", cut, 507, "Truncated", false},
+		{"truncated as text", "format=text", cut, 200, "the text", true},
 		{"truncated and held", "format=text&hold", cut, 507, "Truncated", false},
-		{"truncated for OpenAI's clients", "format=openai", cut, 507, "Truncated", false},
+		{"truncated for OpenAI's clients", "format=openai", cut, 200, "Truncated", false},
+		{"truncated and held for OpenAI's clients", "format=openai&hold", cut, 507, "Truncated", false},
+		{"not kept as text", "format=text", none, 507, "Truncated", false},
+		{"not kept for OpenAI's clients", "format=openai", none, 507, "Truncated", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := listen(t, NewHandler(NewHub(), views(test.view), Anyone), test.query)

@@ -17,7 +17,6 @@ import (
 
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -41,13 +40,12 @@ type Manager struct {
 // StartManager runs the operator in this process, as cmd/manager wires it.
 func StartManager(ctx context.Context, cfg *rest.Config) (*Manager, error) {
 	skip := true
-	mgr, err := ctrl.NewManager(rest.CopyConfig(cfg), ctrl.Options{
+	mgr, err := ctrl.NewManager(rest.CopyConfig(cfg), controller.Slim(ctrl.Options{
 		Scheme:  Scheme(),
 		Metrics: metricsserver.Options{BindAddress: "0"},
-		Cache:   cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
 		// Suites start several managers in one process.
 		Controller: config.Controller{SkipNameValidation: &skip},
-	})
+	}))
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,278 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/streamer"
+)
+
+// slow is an API server that takes a second for each answer, and counts.
+type slow struct {
+	client.Reader
+	mu   sync.Mutex
+	gets int
+	err  error
+}
+
+func (s *slow) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	s.mu.Lock()
+	s.gets++
+	err := s.err
+	s.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Second):
+	}
+	if err != nil {
+		return err
+	}
+	return s.Reader.Get(ctx, key, o, opts...)
+}
+
+func (s *slow) take() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.gets
+	s.gets = 0
+	return n
+}
+
+func server(t *testing.T, objects ...client.Object) *slow {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	return &slow{Reader: fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()}
+}
+
+func TestTextsAreShared(t *testing.T) {
+	long := strings.Repeat(inflating, 2000)
+	run, object := keptElsewhere(newRun(), long)
+	synctest.Test(t, func(t *testing.T) {
+		api := server(t, run, object)
+		texts := newTexts(api)
+		var readers sync.WaitGroup
+		releases := make(chan func(), 100)
+		for i := range 100 {
+			readers.Go(func() {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if i == 0 {
+					// The first one goes away while it is read; nobody else suffers.
+					time.AfterFunc(time.Millisecond, cancel)
+				}
+				text, release, err := texts.load(ctx, runOf(run))
+				switch {
+				case i == 0 && !errors.Is(err, context.Canceled):
+					t.Errorf("the one that went away: %v", err)
+				case i > 0 && (err != nil || text != long):
+					t.Errorf("reader %d: %v, %d bytes", i, err, len(text))
+				case i > 0:
+					releases <- release
+				}
+			})
+		}
+		readers.Wait()
+		if n := api.take(); n != 2 {
+			t.Errorf("a hundred readers cost %d requests, want one for the run and one for the text", n)
+		}
+		for range 99 {
+			release := <-releases
+			release()
+			release()
+		}
+		// A moment later it is still there, and then it is not.
+		<-time.After(textLinger - time.Second)
+		_, release, err := texts.load(t.Context(), runOf(run))
+		if err != nil || api.take() != 0 {
+			t.Errorf("%v, or it was read again", err)
+		}
+		release()
+		<-time.After(textLinger + time.Second)
+		synctest.Wait()
+		if len(texts.byUID) != 0 || texts.bytes != 0 {
+			t.Errorf("%d texts of %d bytes are left", len(texts.byUID), texts.bytes)
+		}
+	})
+}
+
+func TestTextsThatFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		run, object := keptElsewhere(newRun(), strings.Repeat("x", 20_000))
+		api := server(t, run, object)
+		api.err = errors.New("etcd has no leader")
+		texts := newTexts(api)
+		if _, _, err := texts.load(t.Context(), runOf(run)); err == nil {
+			t.Fatal("no error")
+		}
+		api.err = nil
+		if text, release, err := texts.load(t.Context(), runOf(run)); err != nil || len(text) != 20_000 {
+			t.Errorf("after an error: %v", err)
+		} else {
+			release()
+		}
+		other := runOf(run)
+		other.UID = "another"
+		if _, _, err := texts.load(t.Context(), other); !errors.Is(err, streamer.ErrNotFound) {
+			t.Errorf("a run of another UID: %v", err)
+		}
+		<-time.After(time.Minute)
+		synctest.Wait()
+		if len(texts.byUID) != 0 || texts.bytes != 0 {
+			t.Errorf("%d texts of %d bytes are left", len(texts.byUID), texts.bytes)
+		}
+	})
+}
+
+// TestTextsAreBounded: what is held for readers has an end, and what nobody
+// reads makes room.
+func TestTextsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := server(t)
+		texts := newTexts(api)
+		var ends []context.CancelFunc
+		var readers sync.WaitGroup
+		most := maxTextBytes / v1alpha1.MaxStoredBytes
+		for i := range most {
+			ctx, cancel := context.WithCancel(t.Context())
+			ends = append(ends, cancel)
+			readers.Go(func() {
+				_, _, _ = texts.load(ctx, streamer.Run{UID: fmt.Sprint(i), Namespace: "ns", Name: "x"})
+			})
+		}
+		synctest.Wait()
+		if _, _, err := texts.load(t.Context(), streamer.Run{UID: "more"}); !errors.Is(err, streamer.ErrBusy) {
+			t.Errorf("one too many: %v", err)
+		}
+		for _, end := range ends {
+			end()
+		}
+		readers.Wait()
+		if _, _, err := texts.load(t.Context(), streamer.Run{UID: "more"}); !errors.Is(err, streamer.ErrNotFound) {
+			t.Errorf("after all went: %v", err)
+		}
+		<-time.After(time.Minute)
+		synctest.Wait()
+		if texts.bytes != 0 {
+			t.Errorf("%d bytes are left", texts.bytes)
+		}
+	})
+}
+
+func TestKeptText(t *testing.T) {
+	long := strings.Repeat("x", 20_000)
+	run, object := keptElsewhere(newRun(), long)
+	secretRun, secret := keptElsewhere(newRun(stored("Secret")), "Hush")
+	foreign := object.DeepCopyObject().(client.Object)
+	foreign.SetOwnerReferences(nil)
+	for _, tc := range []struct {
+		name    string
+		run     *v1alpha1.ChatRun
+		objects []client.Object
+		want    string
+	}{
+		{"short", newRun(ended(succeed, "")), nil, "Hello"},
+		{"long", run, []client.Object{object}, long},
+		{"in a Secret", secretRun, []client.Object{secret}, "Hush"},
+		{"gone", run, nil, long[:v1alpha1.MaxInlineOutputBytes]},
+		{"another's", run, []client.Object{foreign}, long[:v1alpha1.MaxInlineOutputBytes]},
+		{"Secret gone", secretRun, nil, ""},
+		{"not kept", newRun(stored("None"), ended(succeed, "")), nil, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			objects := []client.Object{tc.run.DeepCopy()}
+			for _, o := range tc.objects {
+				objects = append(objects, o.DeepCopyObject().(client.Object))
+			}
+			text, release, err := newTexts(server(t, objects...)).load(t.Context(), runOf(tc.run))
+			if err != nil || text != tc.want {
+				t.Errorf("%s: %v, %d bytes", tc.name, err, len(text))
+			}
+			release()
+			<-time.After(time.Minute)
+		})
+	}
+}
+
+func TestSlim(t *testing.T) {
+	long := strings.Repeat("x", maxCachedQuestion)
+	for _, tc := range []struct {
+		name           string
+		run            *v1alpha1.ChatRun
+		question, text bool // whether they stay
+	}{
+		{"short", newRun(), true, true},
+		{"long prompt", newRun(asks(long + "x")), false, true},
+		{"just short enough", newRun(asks(long)), true, true},
+		{"long messages", newRun(asks(""), func(r *v1alpha1.ChatRun) { r.Spec.Messages = []v1alpha1.Message{{Content: long}, {Content: "x"}} }), false, true},
+		{"long system", newRun(func(r *v1alpha1.ChatRun) { r.Spec.System = long }), false, true},
+		{"finished", newRun(ended(succeed, "")), false, false},
+		{"failed", newRun(ended(fail, "InvalidRequest")), false, true},
+	} {
+		tc.run.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "x"}}
+		before := tc.run.DeepCopy()
+		for range 2 { // the cache may do it again
+			out, err := slim(tc.run)
+			if err != nil || out != any(tc.run) {
+				t.Fatal(err)
+			}
+		}
+		s := &tc.run.Spec
+		if has := s.Prompt != "" || len(s.Messages) > 0; has != tc.question {
+			t.Errorf("%s: its question is there: %v", tc.name, has)
+		}
+		if has := tc.run.Status.Output == nil || tc.run.Status.Output.Text != ""; has != tc.text {
+			t.Errorf("%s: its text is there: %v", tc.name, has)
+		}
+		if tc.run.ManagedFields != nil || tc.run.UID != before.UID || reasonOf(tc.run) != reasonOf(before) || s.ProviderRef != before.Spec.ProviderRef {
+			t.Errorf("%s: %+v", tc.name, tc.run)
+		}
+	}
+	if out, err := slim("something else"); out != "something else" || err != nil {
+		t.Errorf("%v, %v", out, err)
+	}
+}
+
+// TestLongQuestionIsReadLive: what the cache lacks is read when it is asked.
+func TestLongQuestionIsReadLive(t *testing.T) {
+	prompt := strings.Repeat("x", 2*maxCachedQuestion)
+	b := newBench(t, newRun(untitled, asks(prompt)), ready())
+	b.r.client = slimmed{b.api}
+	b.must(t)
+	if got := said(<-b.caller.asked); got != "user:"+prompt {
+		t.Errorf("asked %d bytes", len(got))
+	}
+	if run := b.run(t); run.Spec.Prompt != prompt {
+		t.Error("the object lost its prompt")
+	}
+}
+
+// slimmed reads as the cache does.
+type slimmed struct{ client.Client }
+
+func (s slimmed) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	if err := s.Client.Get(ctx, key, o, opts...); err != nil {
+		return err
+	}
+	_, err := slim(o)
+	return err
+}
