@@ -50,6 +50,8 @@ type waitReason struct {
 	reason, message string
 	// after is when to look again, if no event will tell; 0 if one will.
 	after time.Duration
+	// queued says that it waits for a place, whether or not that is told yet.
+	queued bool
 	// final says that waiting does not help: the run fails.
 	final bool
 }

@@ -5,6 +5,7 @@ package controller
 
 import (
 	"context"
+	"time"
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chatretry"
@@ -73,7 +74,11 @@ func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvide
 		r.places.Force(claim)
 		return nil
 	}
-	switch r.places.Ask(claim) {
+	answer, waited := r.places.Ask(claim)
+	if answer != places.Granted && waited < queuedGrace {
+		return &waitReason{after: queuedGrace - waited, queued: true}
+	}
+	switch answer {
 	case places.Granted:
 		return nil
 	case places.ProviderFull:
@@ -87,8 +92,13 @@ func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvide
 
 // queued is a wait that the place itself ends, by waking the run.
 func queued(message string) *waitReason {
-	return &waitReason{reason: v1alpha1.ReasonQueued, message: message}
+	return &waitReason{reason: v1alpha1.ReasonQueued, message: message, queued: true}
 }
+
+// queuedGrace is how long a run waits for a place before its status says so. In a
+// burst all runs ask first, which takes microseconds each, and those that get a
+// place in a moment cost no write, of which there are some hundreds a second.
+const queuedGrace = 250 * time.Millisecond
 
 // release gives back the place of an attempt that ended, before that is written
 // down: the next one need not wait for the write.
@@ -110,8 +120,7 @@ func (r *ChatRunReconciler) release(f facts, d decision) {
 // place is kept by an attempt that is under way, or about to be made for all we
 // know, a turn by a run that is queued.
 func (r *ChatRunReconciler) leave(f facts, d decision, err error) {
-	switch {
-	case d.verb == start && err != nil, d.verb == hold && d.reason == v1alpha1.ReasonQueued:
+	if d.verb == start && err != nil || d.row == 15 && f.wait.queued {
 		return
 	}
 	if s, ok := r.pool.Look(f.key.Namespace, f.key.Name); ok && s.Running {

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
@@ -26,12 +27,22 @@ func (q *queue) Start(_ context.Context, to workqueue.TypedRateLimitingInterface
 	return nil
 }
 
+// urgent puts what the pool and the places tell before everything else: an
+// outcome frees a place, and a place starts an attempt, while the runs that are
+// only to be told where they stand may be thousands.
+const urgent = 100
+
 // add enqueues a name. Nothing runs before the controller started, so there is
 // nothing to lose before that.
 func (q *queue) add(key types.NamespacedName) {
 	select {
 	case <-q.ready:
-		q.to.Add(reconcile.Request{NamespacedName: key})
+		item := reconcile.Request{NamespacedName: key}
+		if p, ok := q.to.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
+			p.AddWithOpts(priorityqueue.AddOpts{Priority: new(urgent)}, item)
+		} else {
+			q.to.Add(item)
+		}
 	default:
 	}
 }

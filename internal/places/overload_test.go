@@ -82,7 +82,7 @@ func (w *world) setCapacity(n int) {
 func (w *world) run(c Claim, answer time.Duration, turn chan struct{}) {
 	delay, refusals := firstDelay, 0
 	for {
-		for w.Ask(c) != Granted {
+		for got, _ := w.Ask(c); got != Granted; got, _ = w.Ask(c) {
 			<-turn
 		}
 		if w.begin() {

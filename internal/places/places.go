@@ -92,8 +92,8 @@ func New(limit int, wake func(Key)) *Places {
 
 // Ask asks for a place. A run that gets none waits for its turn, and is woken.
 // It may be asked again: a run that has a place keeps it, and one that waits
-// keeps its turn.
-func (p *Places) Ask(c Claim) Answer {
+// keeps its turn. The second result says how long it waits already.
+func (p *Places) Ask(c Claim) (Answer, time.Duration) {
 	p.mu.Lock()
 	now := time.Now()
 	to := p.provider(c.Provider)
@@ -102,18 +102,18 @@ func (p *Places) Ask(c Claim) Answer {
 		p.vacate(s)
 	}
 	if p.held[c.Key] == nil {
-		p.enqueue(c)
+		p.enqueue(c, now)
 	}
 	woken := p.dispatch(now)
-	answer := Granted
-	if p.held[c.Key] == nil {
-		answer = p.why(to, now)
+	answer, waited := Granted, time.Duration(0)
+	if w := p.waiting[c.Key]; w != nil {
+		answer, waited = p.why(to, now), now.Sub(w.since)
 		to.alarm(now, p)
 	}
 	p.tidy(c.Provider, now)
 	p.mu.Unlock()
 	p.tell(woken, c.Key)
-	return answer
+	return answer, waited
 }
 
 // Force takes a place whatever the bounds say, for an attempt that has to be

@@ -14,7 +14,7 @@ import (
 
 func ask(t *testing.T, p *Places, c Claim, want Answer) {
 	t.Helper()
-	if got := p.Ask(c); got != want {
+	if got, _ := p.Ask(c); got != want {
 		t.Fatalf("%s asks: %s, want %s", c.UID, got, want)
 	}
 }
@@ -140,7 +140,7 @@ func TestFairness(t *testing.T) {
 	var running []Key
 	add := func(namespace string, n int) {
 		for i := range n {
-			if p.Ask(claim(namespace, i)) == Granted {
+			if got, _ := p.Ask(claim(namespace, i)); got == Granted {
 				running = append(running, claim(namespace, i).Key)
 			}
 		}
@@ -195,7 +195,7 @@ func conserve(t *testing.T, r *rand.Rand) {
 			if s := p.held[c.Key]; s != nil {
 				c = s.Claim
 			}
-			if got := p.Ask(c); (got == Granted) != held(c.Key) {
+			if got, _ := p.Ask(c); (got == Granted) != held(c.Key) {
 				t.Fatalf("%s, and has a place: %v", got, held(c.Key))
 			}
 		case 5:
@@ -299,9 +299,9 @@ func TestManyAtOnce(t *testing.T) {
 	for i := range 400 {
 		work.Go(func() {
 			c := limited(claim([]string{"a", "b", "c", "d"}[i%4], i), 5)
-			if p.Ask(c) != Granted {
+			if got, _ := p.Ask(c); got != Granted {
 				<-turns[c.Key]
-				if got := p.Ask(c); got != Granted {
+				if got, _ := p.Ask(c); got != Granted {
 					t.Errorf("woken for %s", got)
 				}
 			}

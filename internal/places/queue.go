@@ -3,7 +3,10 @@
 
 package places
 
-import "container/heap"
+import (
+	"container/heap"
+	"time"
+)
 
 // queueKey names those who wait for the same: the runs of one namespace that
 // call one provider.
@@ -19,6 +22,7 @@ type queue struct {
 // waiter is a run that waits.
 type waiter struct {
 	Claim
+	since time.Time
 	// at is where in the heap it stands.
 	at int
 }
@@ -54,7 +58,7 @@ func (w *waiter) before(other *waiter) bool {
 
 // enqueue lets a run wait for its turn. One that waits already keeps it, unless
 // it asks with something else.
-func (p *Places) enqueue(c Claim) {
+func (p *Places) enqueue(c Claim, now time.Time) {
 	if w := p.waiting[c.Key]; w != nil {
 		if w.UID == c.UID && w.Provider == c.Provider && w.Created.Equal(c.Created) {
 			return
@@ -68,7 +72,7 @@ func (p *Places) enqueue(c Claim) {
 		q.namespace.users++
 		p.queues[k] = q
 	}
-	w := &waiter{Claim: c}
+	w := &waiter{Claim: c, since: now}
 	heap.Push(&q.waiters, w)
 	q.provider.waiting++
 	p.waiting[c.Key] = w

@@ -25,6 +25,7 @@ import (
 	"chatrun.dev/operator/api/stream"
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chattest"
+	"chatrun.dev/operator/internal/controller"
 	"chatrun.dev/operator/test/harness"
 )
 
@@ -71,9 +72,9 @@ func newWorld(ctx context.Context, script chattest.Script, options ...chattest.O
 }
 
 // startManager runs the operator in this process until the spec ends.
-func startManager(ctx context.Context) *harness.Manager {
+func startManager(ctx context.Context, change ...func(*controller.Options)) *harness.Manager {
 	GinkgoHelper()
-	m, err := harness.StartManager(context.WithoutCancel(ctx), plane.ManagerConfig)
+	m, err := harness.StartManager(context.WithoutCancel(ctx), plane.ManagerConfig, change...)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(m.Stop()).To(Succeed()) })
 	return m

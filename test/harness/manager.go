@@ -38,7 +38,7 @@ type Manager struct {
 }
 
 // StartManager runs the operator in this process, as cmd/manager wires it.
-func StartManager(ctx context.Context, cfg *rest.Config) (*Manager, error) {
+func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*controller.Options)) (*Manager, error) {
 	skip := true
 	mgr, err := ctrl.NewManager(rest.CopyConfig(cfg), controller.Slim(ctrl.Options{
 		Scheme:  Scheme(),
@@ -55,7 +55,11 @@ func StartManager(ctx context.Context, cfg *rest.Config) (*Manager, error) {
 	}
 	hub := streamer.NewHub()
 	ctx, cancel := context.WithCancel(ctx)
-	if err := controller.Setup(ctx, mgr, controller.Options{Caller: caller, Hub: hub, Worker: "test"}); err != nil {
+	o := controller.Options{Caller: caller, Hub: hub, Worker: "test"}
+	for _, c := range change {
+		c(&o)
+	}
+	if err := controller.Setup(ctx, mgr, o); err != nil {
 		cancel()
 		return nil, err
 	}

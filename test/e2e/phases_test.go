@@ -1,0 +1,301 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/chattest"
+)
+
+// stage is a world with one run in each phase, named after it. A run "holder"
+// streams beside them: it has the only place of the provider "full", and
+// "waiting" goes on from it.
+type stage struct {
+	*world
+	// open lets everything that streams come to its end.
+	open chan struct{}
+	runs map[string]*v1alpha1.ChatRun
+}
+
+// atFirst is how the runs of a stage stand: phase, reason, and attempts.
+var atFirst = map[string]string{
+	"pending": "Pending ProviderNotReady 0", "waiting": "Pending WaitingForParent 0", "queued": "Pending Queued 0",
+	"streaming": "Streaming Streaming 1", "retrying": "Retrying Retrying 1", "suspended": "Suspended Suspended 0",
+	"succeeded": "Succeeded Completed 1", "failed": "Failed AuthenticationFailed 1", "cancelled": "Cancelled Cancelled 0",
+}
+
+// with returns how they stand after an event that changes some.
+func with(changes map[string]string) map[string]string {
+	want := maps.Clone(atFirst)
+	maps.Copy(want, changes)
+	return want
+}
+
+const gone = "gone"
+
+func newStage(ctx context.Context, change ...func(*v1alpha1.ChatRun)) *stage {
+	GinkgoHelper()
+	s := &stage{open: make(chan struct{}), runs: map[string]*v1alpha1.ChatRun{}}
+	DeferCleanup(func() { close(s.open) })
+	s.world = newWorld(ctx, func(r chattest.Request) chattest.Response {
+		switch strings.TrimPrefix(r.Key, "question of ") {
+		case "retrying":
+			return chattest.OpenAIServerErrorResponse()
+		case "succeeded":
+			return chattest.Answer("an answer")
+		case "failed":
+			return chattest.OpenAIErrorResponse(http.StatusUnauthorized, "invalid_request_error", "invalid_api_key", "no")
+		}
+		return chattest.Answer("partial ", "text").HoldAfter(1, s.open)
+	})
+	key := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "key"}, StringData: map[string]string{"key": "first"}}
+	Expect(plane.Client.Create(ctx, key)).To(Succeed())
+	s.readyProvider(ctx, withSecret("key", "key"))
+	s.readyProvider(ctx, func(p *v1alpha1.ChatProvider) {
+		p.Name, p.Spec.Limits = "full", &v1alpha1.ProviderLimits{MaxConcurrentStreams: new(int32(1))}
+	})
+	at := func(provider string) func(*v1alpha1.ChatRun) {
+		return func(r *v1alpha1.ChatRun) { r.Spec.ProviderRef.Name = provider }
+	}
+	wants := func(d v1alpha1.DesiredState) func(*v1alpha1.ChatRun) {
+		return func(r *v1alpha1.ChatRun) { r.Spec.DesiredState = d }
+	}
+	make := func(name string, own ...func(*v1alpha1.ChatRun)) {
+		s.runs[name] = s.run(ctx, name, append(own, change...)...)
+	}
+	holder := s.run(ctx, "holder", at("full"))
+	untilReason(ctx, holder, v1alpha1.ReasonStreaming)
+	make("pending", at("absent"))
+	make("waiting", func(r *v1alpha1.ChatRun) { r.Spec.ContinueFrom = &v1alpha1.RunReference{Name: "holder"} })
+	make("queued", at("full"))
+	make("streaming")
+	make("retrying", delays(3600000, 3600000))
+	make("suspended", wants(v1alpha1.DesiredSuspended))
+	make("succeeded")
+	make("failed")
+	make("cancelled", wants(v1alpha1.DesiredCancelled))
+	s.runs["holder"] = holder
+	return s
+}
+
+// stand returns how the runs stand now.
+func (s *stage) stand(ctx context.Context) map[string]string {
+	var list v1alpha1.ChatRunList
+	if err := plane.Client.List(ctx, &list, client.InNamespace(s.namespace)); err != nil {
+		return map[string]string{"": err.Error()}
+	}
+	stand := map[string]string{}
+	for name := range s.runs {
+		stand[name] = gone
+	}
+	for i := range list.Items {
+		run := &list.Items[i]
+		stand[run.Name] = fmt.Sprintf("%s %s %d", run.Status.Phase, reasonOf(run), attemptOf(run))
+	}
+	delete(stand, "holder")
+	return stand
+}
+
+func (s *stage) become(ctx context.Context, want map[string]string) {
+	GinkgoHelper()
+	Eventually(ctx, func() map[string]string { return s.stand(ctx) }).Should(Equal(want))
+}
+
+// all does something to every run that is looked at.
+func (s *stage) all(do func(*v1alpha1.ChatRun)) {
+	for _, name := range slices.Sorted(maps.Keys(atFirst)) {
+		do(s.runs[name])
+	}
+}
+
+func (s *stage) desire(ctx context.Context, state v1alpha1.DesiredState) {
+	GinkgoHelper()
+	s.all(func(run *v1alpha1.ChatRun) {
+		if run.Name != "cancelled" { // that is final
+			setDesired(ctx, run, state)
+		}
+	})
+}
+
+// writes counts what the manager wrote in a namespace.
+func (s *stage) writes() int {
+	GinkgoHelper()
+	requests, err := plane.Requests(s.namespace)
+	Expect(err).NotTo(HaveOccurred())
+	n := 0
+	for _, r := range requests {
+		if r.Verb != "get" && r.Verb != "list" {
+			n++
+		}
+	}
+	return n
+}
+
+// staysQuiet watches for ten seconds that nothing is written any more, and that
+// nothing is even looked at.
+func staysQuiet(ctx context.Context, stages ...*stage) {
+	GinkgoHelper()
+	count := func() []int {
+		counts := []int{reconciles()}
+		for _, s := range stages {
+			counts = append(counts, s.writes())
+		}
+		return counts
+	}
+	// Events are written behind, and a last look may follow a last write.
+	var before []int
+	Eventually(ctx, func() bool {
+		last := before
+		before = count()
+		return slices.Equal(last, before)
+	}).WithPolling(time.Second).Should(BeTrue())
+	Consistently(ctx, count).WithTimeout(10 * time.Second).WithPolling(time.Second).Should(Equal(before))
+}
+
+var cancelledAll = with(map[string]string{
+	"pending": "Cancelled Cancelled 0", "waiting": "Cancelled Cancelled 0", "queued": "Cancelled Cancelled 0",
+	"streaming": "Cancelled Cancelled 1", "retrying": "Cancelled Cancelled 1", "suspended": "Cancelled Cancelled 0",
+})
+
+var suspendedAll = with(map[string]string{
+	"pending": "Suspended Suspended 0", "waiting": "Suspended Suspended 0", "queued": "Suspended Suspended 0",
+	"streaming": "Suspended Suspended 1", "retrying": "Suspended Suspended 1",
+})
+
+var _ = Describe("Every phase", func() {
+	It("meets every event, and a quiet system stays quiet", func(ctx SpecContext) {
+		startManager(ctx)
+		stages := map[string]*stage{}
+		begin := func(name string, change ...func(*v1alpha1.ChatRun)) *stage {
+			By(name)
+			s := newStage(ctx, change...)
+			stages[name] = s
+			return s
+		}
+		staged := func(name string) *stage {
+			s := begin(name)
+			s.become(ctx, atFirst)
+			return s
+		}
+		ends := map[string]map[string]string{"nothing": atFirst, "Secret rotated": atFirst}
+		staged("nothing")
+
+		s := staged("cancel")
+		s.desire(ctx, v1alpha1.DesiredCancelled)
+		ends["cancel"] = cancelledAll
+
+		s = staged("suspend")
+		s.desire(ctx, v1alpha1.DesiredSuspended)
+		ends["suspend"] = suspendedAll
+
+		s = staged("resume")
+		s.desire(ctx, v1alpha1.DesiredSuspended)
+		s.become(ctx, suspendedAll)
+		s.desire(ctx, v1alpha1.DesiredRunning)
+		ends["resume"] = with(map[string]string{"streaming": "Streaming Streaming 2", "suspended": "Streaming Streaming 1"})
+
+		s = staged("delete")
+		s.all(func(run *v1alpha1.ChatRun) { Expect(plane.Client.Delete(ctx, run)).To(Succeed()) })
+		ends["delete"] = map[string]string{}
+		for name := range atFirst {
+			ends["delete"][name] = gone
+		}
+
+		begin("deadline", func(r *v1alpha1.ChatRun) {
+			r.Spec.ActiveDeadlineSeconds, r.Spec.PendingDeadlineSeconds = new(int64(2)), new(int64(4))
+		})
+		late := "Failed PendingDeadlineExceeded 0"
+		ends["deadline"] = with(map[string]string{
+			"pending": late, "waiting": late, "queued": late,
+			"streaming": "Failed DeadlineExceeded 1", "retrying": "Failed DeadlineExceeded 1",
+		})
+
+		begin("TTL", func(r *v1alpha1.ChatRun) { r.Spec.TTLSecondsAfterFinished = new(int32(1)) })
+		ends["TTL"] = with(map[string]string{"succeeded": gone, "failed": gone, "cancelled": gone})
+
+		s = staged("provider deleted")
+		Expect(plane.Client.DeleteAllOf(ctx, &v1alpha1.ChatProvider{}, client.InNamespace(s.namespace))).To(Succeed())
+		ends["provider deleted"] = with(map[string]string{
+			"queued": "Pending ProviderNotReady 0", "waiting": "Pending ProviderNotReady 0",
+		})
+
+		s = staged("Secret rotated")
+		key := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "key"}, StringData: map[string]string{"key": "second"}}
+		Expect(plane.Client.Update(ctx, key)).To(Succeed())
+
+		s = staged("parent gone")
+		Expect(plane.Client.Delete(ctx, s.runs["holder"])).To(Succeed())
+		ends["parent gone"] = with(map[string]string{"waiting": "Failed ParentNotFound 0", "queued": "Streaming Streaming 1"})
+
+		for name, s := range stages {
+			By("what follows " + name)
+			s.become(ctx, ends[name])
+		}
+		Expect(textOf(now(ctx, stages["cancel"].runs["streaming"]))).To(Equal("partial "), "the partial text is kept")
+		Expect(now(ctx, stages["suspend"].runs["streaming"]).Status.Output).To(BeNil(), "and dropped by a suspension")
+		Expect(stages["suspend"].fake.Ledger().CountFor("question of suspended", chattest.PurposeAnswer)).To(BeZero(), "suspended before its start a run costs nothing")
+		By("ten seconds of silence")
+		staysQuiet(ctx, slices.Collect(maps.Values(stages))...)
+		for name, s := range stages {
+			Expect(s.stand(ctx)).To(Equal(ends[name]), name)
+		}
+		By("and the key that was rotated is the one that is used")
+		s = stages["Secret rotated"]
+		setDesired(ctx, s.runs["suspended"], v1alpha1.DesiredRunning)
+		Expect(s.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool {
+			return l.CountFor("question of suspended", chattest.PurposeAnswer) == 1
+		})).To(Succeed())
+		last := s.fake.Ledger().Requests()
+		Expect(last[len(last)-1].Request.Header.Get("Authorization")).To(Equal("Bearer second"))
+	}, SpecTimeout(5*time.Minute))
+
+	It("outlives a restart of the manager", func(ctx SpecContext) {
+		m := startManager(ctx)
+		s := newStage(ctx)
+		s.become(ctx, atFirst)
+		promised := now(ctx, s.runs["retrying"]).Status.RetryingAt
+		Expect(m.Stop()).To(Succeed())
+		Expect(s.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == 0 })).To(Succeed())
+		startManager(ctx)
+		// The place of "full" goes to whoever of the two is looked at first.
+		Eventually(ctx, func() map[string]string { return s.stand(ctx) }).Should(Or(
+			Equal(with(map[string]string{"streaming": "Streaming Streaming 2"})),
+			Equal(with(map[string]string{"streaming": "Streaming Streaming 2", "queued": "Streaming Streaming 1"})),
+		))
+		Expect(now(ctx, s.runs["retrying"]).Status.RetryingAt).To(Equal(promised))
+		staysQuiet(ctx, s)
+	}, SpecTimeout(2*time.Minute))
+
+	It("ends in one clear state when a run is deleted while it is being made", func(ctx SpecContext) {
+		startManager(ctx)
+		s := newStage(ctx)
+		for i := range 20 {
+			run := s.run(ctx, fmt.Sprintf("brief-%d", i))
+			Expect(client.IgnoreNotFound(plane.Client.Delete(ctx, run))).To(Succeed())
+		}
+		s.become(ctx, atFirst)
+		Eventually(ctx, func() bool {
+			var list v1alpha1.ChatRunList
+			err := plane.Client.List(ctx, &list, client.InNamespace(s.namespace))
+			return err == nil && len(list.Items) == len(atFirst)+1 || apierrors.IsNotFound(err)
+		}).Should(BeTrue())
+		// holder and streaming alone are under way.
+		Expect(s.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == 2 })).To(Succeed())
+	}, SpecTimeout(time.Minute))
+})
