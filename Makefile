@@ -54,6 +54,7 @@ test-readers: ## Read runs with curl, Node, Chromium and others; needs them, and
 
 test-load: ## Hold thousands of readers, half of which never read, and print what they cost.
 	go test -count=1 -v ./test/load
+	@$(WITH_ASSETS) go test -count=1 -v ./test/e2e -ginkgo.no-color -ginkgo.focus 'do not storm|go to the namespace'
 	go test -run='^$$' -bench=Idle -benchtime=1x ./test/load
 	go test -run='^$$' -bench=Delivery -benchtime=3s ./internal/streamer
 

@@ -56,7 +56,8 @@ type ChatRunReconciler struct {
 	// worker is our name, as it stands in status.worker.
 	worker string
 
-	doubts doubts
+	doubts      doubts
+	queuedTurns turns
 }
 
 // errTooOld says that the cache shows less than we know to be there.

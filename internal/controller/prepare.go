@@ -5,6 +5,7 @@ package controller
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"chatrun.dev/operator/api/v1alpha1"
@@ -75,7 +76,11 @@ func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvide
 		return nil
 	}
 	answer, waited := r.places.Ask(claim)
-	if answer != places.Granted && waited < queuedGrace {
+	switch {
+	case answer == places.Granted, waited >= queuedGrace:
+	case waited == 0:
+		return &waitReason{after: r.queuedTurns.wait(r.clock.Now()), queued: true}
+	default:
 		return &waitReason{after: queuedGrace - waited, queued: true}
 	}
 	switch answer {
@@ -95,10 +100,33 @@ func queued(message string) *waitReason {
 	return &waitReason{reason: v1alpha1.ReasonQueued, message: message, queued: true}
 }
 
-// queuedGrace is how long a run waits for a place before its status says so. In a
-// burst all runs ask first, which takes microseconds each, and those that get a
-// place in a moment cost no write, of which there are some hundreds a second.
-const queuedGrace = 250 * time.Millisecond
+const (
+	// queuedGrace is how long a run waits for a place before its status says so. In
+	// a burst all runs ask first, which takes microseconds each, and those that get
+	// a place in a moment cost no write.
+	queuedGrace = 250 * time.Millisecond
+	// queuedEvery is the time between two such writes. An API server takes some
+	// hundreds of writes a second, and those that start and end attempts must not
+	// stand behind thousands that only say that nothing happens.
+	queuedEvery = 10 * time.Millisecond
+)
+
+// turns spreads writes that can wait.
+type turns struct {
+	mu   sync.Mutex
+	last time.Time
+}
+
+// wait returns how long to wait for the next turn, queuedGrace at least.
+func (t *turns) wait(now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last = t.last.Add(queuedEvery)
+	if first := now.Add(queuedGrace); t.last.Before(first) {
+		t.last = first
+	}
+	return t.last.Sub(now)
+}
 
 // release gives back the place of an attempt that ended, before that is written
 // down: the next one need not wait for the write.
