@@ -10,13 +10,17 @@ const (
 	// a provider that took everything for ten of them is asked as one that never
 	// refused.
 	gateMemory = 10 * time.Minute
-	// maxPatience bounds how many clean windows come before the next attempt above
+	// maxPatience bounds how many windows come before the next attempt above
 	// what a provider takes. More would save refusals of which there are few, and see
 	// later that it takes more by now.
 	maxPatience = 8
 	// worthProbing is how many times as many as it lets through have to wait for a
 	// gate that was right before, until another attempt above it is worth it.
 	worthProbing = 4
+	// mostly is the share of refusals from which on too many attempts are under way,
+	// and lately how much the last one counts for it.
+	mostly = 0.5
+	lately = 1. / 16
 )
 
 // provider is what is known of one: what it has under way, and its gate.
@@ -30,12 +34,16 @@ type provider struct {
 	// gate is how many attempts it is let have under way after a refusal; 0 before
 	// any, and once it is forgotten.
 	gate int
-	// step is by how much the gate rises next, which doubles while nothing is
-	// refused. clean counts the attempts accepted since it rose or fell, and it
-	// rises after patience times as many as it lets through.
+	// step is by how much the gate rises next, which doubles while that holds. clean
+	// counts the attempts accepted since it rose or fell, and it rises after patience
+	// times as many as it lets through.
 	step, clean, patience int
-	// raised says that the gate rose since the last refusal.
-	raised    bool
+	// raised says that the gate rose since it last fell, from before, and peak how
+	// many accepted attempts were under way at a time since it last changed.
+	raised       bool
+	before, peak int
+	// share is that of refusals among what attempts came to lately, from 0 to 1.
+	share     float64
 	refusedAt time.Time
 	// quiet is when the next probe may be made while nothing is accepted: when the
 	// run that was refused last may go on, as its status promises.
@@ -66,30 +74,47 @@ func (to *provider) room(now time.Time) bool {
 	return to.held < to.gate && (to.begun > 0 || !now.Before(to.quiet))
 }
 
-// refused closes the gate to what is left under way: those were accepted, or
-// are about to be refused as well, and lower it further then. It is told after
-// the refused one left.
+// refused is told after the refused attempt left. It closes the gate to what is
+// left under way, as long as most attempts are refused: those were accepted, or
+// are about to be refused as well, and lower it further then. A gate that was
+// raised for the attempt that was refused falls back to what was accepted at
+// once. Any other refusal changes nothing: a provider that refuses here and
+// there, as one does that others keep busy, takes no more for being asked less.
 func (to *provider) refused(now, until time.Time) {
-	if now.Sub(to.refusedAt) >= gateMemory {
-		to.gate, to.patience = 0, 1
+	first := to.gate == 0 || now.Sub(to.refusedAt) >= gateMemory
+	if first {
+		to.share = 1
 	}
-	if to.raised {
+	to.share += (1 - to.share) * lately
+	to.refusedAt = now
+	switch left := max(to.held, 1); {
+	case first:
+		to.set(left)
+		to.patience = 1
+	case to.share >= mostly && left < to.gate:
+		to.set(left)
+	case to.raised && to.peak <= to.before:
+		to.set(to.before)
 		// It takes no more than before: the next look is further off.
 		to.patience = min(2*to.patience, maxPatience)
 	}
-	if left := max(to.held, 1); to.gate == 0 || left < to.gate {
-		to.gate = left
-	}
-	to.step, to.clean, to.raised, to.refusedAt = 1, 0, false, now
 	if to.begun == 0 && until.After(to.quiet) {
 		to.quiet = until
 	}
 }
 
-// accepted opens the gate a little, once all that it lets through were accepted
-// without a refusal.
+// set lowers the gate.
+func (to *provider) set(gate int) {
+	to.gate = gate
+	to.peak, to.step, to.clean, to.raised = 0, 1, 0, false
+}
+
+// accepted opens the gate a little, once as many were accepted as it lets
+// through.
 func (to *provider) accepted() {
 	to.quiet = time.Time{}
+	to.share -= to.share * lately
+	to.peak = max(to.peak, to.begun)
 	if to.gate == 0 {
 		return
 	}
@@ -98,12 +123,13 @@ func (to *provider) accepted() {
 	if to.clean++; to.clean < to.gate*to.patience || to.waiting < to.gate*min(to.patience, worthProbing) {
 		return
 	}
-	if to.raised {
-		// What it was raised to holds, so more may.
+	if to.raised && to.peak > to.before {
+		// It takes more than before, so it may take more still.
 		to.step, to.patience = 2*to.step, 1
 	}
+	to.before = to.gate
 	to.gate += to.step
-	to.clean, to.raised = 0, true
+	to.peak, to.clean, to.raised = to.begun, 0, true
 }
 
 // alarm sets the timer for the next probe, if runs wait for it and nothing that

@@ -4,6 +4,7 @@
 package places
 
 import (
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -20,8 +21,10 @@ type world struct {
 	// tokens, if not nil, is how many it takes at all until they are refilled.
 	capacity, active int
 	tokens           *int
-	refused          int
-	most             int // refused within one run
+	// dice, if not nil, refuses one attempt in five.
+	dice    *rand.Rand
+	refused int
+	most    int // refused within one run
 }
 
 // scenario is one simulation.
@@ -55,7 +58,7 @@ func (w *world) wakeUp(k Key) {
 func (w *world) begin() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.active >= w.capacity || w.tokens != nil && *w.tokens == 0 {
+	if w.active >= w.capacity || w.tokens != nil && *w.tokens == 0 || w.dice != nil && w.dice.IntN(5) == 0 {
 		w.refused++
 		return false
 	}
@@ -149,7 +152,7 @@ func TestOverload(t *testing.T) {
 		{"500 at 60/s, hardly too many", scenario{runs: 500, capacity: 20, answer: 300 * ms, rate: 60}, 0.5, 1.3},
 		{"500 at 1,000/s", scenario{runs: 500, capacity: 20, answer: 300 * ms, rate: 1000}, 1.5, 1.3},
 		{"long answers", scenario{runs: 200, capacity: 10, answer: 30 * time.Second}, 1.5, 1.3},
-		{"one at a time", scenario{runs: 100, capacity: 1, answer: time.Second}, 1.5, 1.3},
+		{"one at a time", scenario{runs: 100, capacity: 1, answer: time.Second}, 2.5, 1.3},
 		{"5,000 at 300/s", scenario{runs: 5000, capacity: 50, answer: 500 * ms, rate: 300}, 0.3, 1.1},
 	} {
 		w, took := simulate(t, tc.scenario)
@@ -190,6 +193,17 @@ func TestChangingProvider(t *testing.T) {
 			at(time.Minute, 20)(w)
 		}}, 1.5, 90 * time.Second},
 		{"comes up late", scenario{runs: 300, capacity: 0, answer: 300 * ms, then: at(2*time.Minute, 20)}, 2, 4 * time.Minute},
+		// With no bound at all 1,000 would be done in three rounds of waits.
+		{"refuses here and there", scenario{runs: 1000, capacity: 5000, answer: 10 * time.Second, then: func(w *world) {
+			w.mu.Lock()
+			w.dice = rand.New(rand.NewPCG(1, 1))
+			w.mu.Unlock()
+		}}, 0.5, 2 * time.Minute},
+		{"refuses here and there, and takes 50", scenario{runs: 1000, capacity: 50, answer: time.Second, rate: 200, then: func(w *world) {
+			w.mu.Lock()
+			w.dice = rand.New(rand.NewPCG(1, 1))
+			w.mu.Unlock()
+		}}, 1, 2 * time.Minute},
 		// 60 a minute: 300 runs take five minutes.
 		{"counts by the minute", scenario{runs: 300, capacity: 100, answer: 300 * ms, then: func(w *world) {
 			w.mu.Lock()

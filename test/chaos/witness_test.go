@@ -13,6 +13,7 @@ import (
 	. "github.com/onsi/gomega"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -24,12 +25,15 @@ import (
 type witness struct {
 	world *world
 
-	mu      sync.Mutex
-	latest  map[string]*v1alpha1.ChatRun
-	wrong   []string
-	events  int
-	lost    int
-	ended   int
+	mu     sync.Mutex
+	latest map[string]*v1alpha1.ChatRun
+	wrong  []string
+	events int
+	lost   int
+	ended  int
+	// queued counts how often a run was told that it waits for a place, also anew
+	// with another message.
+	queued  int
 	changed chan struct{} // closed and replaced at every event
 }
 
@@ -81,12 +85,25 @@ func (w *witness) see(run *v1alpha1.ChatRun) {
 	if run.Status.LastErrorReason == "WorkerLost" && run.Status.Phase == v1alpha1.PhaseRetrying && before.Status.Phase == v1alpha1.PhaseStreaming {
 		w.lost++
 	}
+	if c := queuedCondition(run); c != nil && !equality.Semantic.DeepEqual(c, queuedCondition(before)) {
+		w.queued++
+	}
 	switch {
 	case finished(before) && !equality.Semantic.DeepEqual(before.Status, run.Status):
 		w.violate("%s: its status changed after its end: %+v, then %+v", run.Name, before.Status, run.Status)
 	case finished(run) && !finished(before):
 		w.ended++
 	}
+}
+
+// queuedCondition is the condition of a run that waits for a place; nil of any
+// other.
+func queuedCondition(run *v1alpha1.ChatRun) *metav1.Condition {
+	c := meta.FindStatusCondition(run.Status.Conditions, v1alpha1.ConditionSucceeded)
+	if c == nil || c.Reason != v1alpha1.ReasonQueued {
+		return nil
+	}
+	return c
 }
 
 func (w *witness) violated(format string, args ...any) {
@@ -107,9 +124,9 @@ func (w *witness) violations() []string {
 
 // sight is what a witness has seen.
 type sight struct {
-	// events, attempts by which a worker was lost, runs that ended, and runs that
-	// have a title.
-	events, lost, ended, titled int
+	// events, attempts by which a worker was lost, runs that ended, runs that have
+	// a title, and how often one was told that it is queued.
+	events, lost, ended, titled, queued int
 	// phases counts the runs that stand in each.
 	phases map[v1alpha1.Phase]int
 }
@@ -121,7 +138,7 @@ func (w *witness) sight() sight {
 }
 
 func (w *witness) sightLocked() sight {
-	s := sight{events: w.events, lost: w.lost, ended: w.ended, phases: map[v1alpha1.Phase]int{}}
+	s := sight{events: w.events, lost: w.lost, ended: w.ended, queued: w.queued, phases: map[v1alpha1.Phase]int{}}
 	for _, run := range w.latest {
 		s.phases[run.Status.Phase]++
 		if run.Annotations[v1alpha1.AnnotationTitle] != "" {

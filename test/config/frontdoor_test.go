@@ -53,7 +53,7 @@ func TestFrontDoorIsDefaultAndLittleMore(t *testing.T) {
 	canI(t, k, []question{
 		{"yes", []string{"get", published, "--namespace=kube-system"}},
 		{"yes", []string{"watch", published, "--namespace=kube-system"}},
-		{"no", []string{"get", "configmaps/another", "--namespace=kube-system"}},
+		{"no", []string{"watch", "configmaps/another", "--namespace=kube-system"}},
 		{"no", []string{"list", "configmaps", "--namespace=kube-system"}},
 		{"yes", []string{"create", "tokenreviews.authentication.k8s.io"}},
 		{"yes", []string{"create", "subjectaccessreviews.authorization.k8s.io"}},
