@@ -239,16 +239,16 @@ type ChatRunStatus struct {
 	// +kubebuilder:validation:MaxLength=256
 	Model string `json:"model,omitempty"`
 
-	// parentUID is the UID of the run that continueFrom names, as it was first
-	// seen: another that takes its name later is not meant.
+	// parentUID is the UID of the run that continueFrom names, as it was when
+	// it was first seen: another that takes its name later is not meant.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	ParentUID string `json:"parentUID,omitempty"`
 
-	// messagesDigest is the SHA-256 of what messagesFrom and continueFrom brought
-	// into the question, which every attempt asks alike. It is there once the first
-	// attempt started.
+	// messagesDigest is the SHA-256 of what messagesFrom and continueFrom
+	// brought into the question, which every attempt asks alike. It is there
+	// once the first attempt started.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128

@@ -21,6 +21,7 @@ var wholeSpec = map[string]any{
 	"streamIdleTimeoutSeconds": int64(600),
 	"desiredState":             "Running",
 	"title":                    map[string]any{"policy": "Generate"},
+	"output":                   map[string]any{"storage": "ConfigMap"},
 }
 
 // bareRun is the least run as a client without our types would send it.
@@ -55,7 +56,7 @@ var _ = Describe("the defaults", func() {
 
 		for _, got := range []*unstructured.Unstructured{created, read, watched} {
 			Expect(got.Object["spec"]).To(Equal(wholeSpec))
-			Expect(got.Object["status"]).To(Equal(map[string]any{"phase": "Pending"}))
+			Expect(got.Object["status"]).To(Equal(map[string]any{"phase": "Pending", "observedGeneration": int64(0)}))
 		}
 	})
 
@@ -63,7 +64,7 @@ var _ = Describe("the defaults", func() {
 		run := newRun(newNamespace(ctx), "hello")
 		run.Status = v1alpha1.ChatRunStatus{Phase: v1alpha1.PhaseSucceeded, Attempt: new(int32(7))}
 		Expect(api.Create(ctx, run)).To(Succeed())
-		Expect(run.Status).To(Equal(v1alpha1.ChatRunStatus{Phase: v1alpha1.PhasePending}))
+		Expect(run.Status).To(Equal(v1alpha1.ChatRunStatus{Phase: v1alpha1.PhasePending, ObservedGeneration: new(int64(0))}))
 	})
 
 	It("fill what is missing from a retry policy", func(ctx SpecContext) {

@@ -5,6 +5,7 @@ package api_test
 
 import (
 	"fmt"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -60,4 +61,65 @@ spec:
 		"  desiredState: Running", serverSide, forced, "is final once it is Cancelled"),
 	Entry("kubectl replace without desiredState is refused, for it means the default",
 		"", apply, replace, "is final once it is Cancelled"),
+)
+
+// What we write lies with one field manager a purpose, so that whoever applies
+// the manifest again neither meets a conflict nor takes anything away.
+var _ = DescribeTable("a manifest that is applied again", func(ctx SpecContext, how []string) {
+	namespace := newNamespace(ctx)
+	const manifest = `
+apiVersion: chatrun.dev/v1alpha1
+kind: ChatRun
+metadata: {name: hello, labels: {team: a}}
+spec:
+  providerRef: {name: main}
+  prompt: Why is the sky blue?
+`
+	got := kubectl(ctx, namespace, manifest, how...)
+	Expect(got.err).NotTo(HaveOccurred(), got.stderr)
+	run := newRun(namespace, "hello")
+	Expect(api.Get(ctx, client.ObjectKeyFromObject(run), run)).To(Succeed())
+	locked := func() client.Patch {
+		return client.MergeFromWithOptions(run.DeepCopy(), client.MergeFromWithOptimisticLock{})
+	}
+	patch := locked()
+	if run.Annotations == nil {
+		run.Annotations = map[string]string{}
+	}
+	run.Annotations[v1alpha1.AnnotationTitle] = "A title"
+	Expect(api.Patch(ctx, run, patch, client.FieldOwner("chatrun.dev/title"))).To(Succeed())
+	patch = locked()
+	run.Labels[v1alpha1.LabelConversation] = "talk"
+	Expect(api.Patch(ctx, run, patch, client.FieldOwner("chatrun.dev/conversation"))).To(Succeed())
+	patch = locked()
+	run.Status.Phase, run.Status.Attempt, run.Status.ObservedGeneration = v1alpha1.PhaseStreaming, new(int32(1)), &run.Generation
+	Expect(api.Status().Patch(ctx, run, patch, client.FieldOwner("chatrun.dev/status"))).To(Succeed())
+
+	got = kubectl(ctx, namespace, manifest, how...)
+	Expect(got.err).NotTo(HaveOccurred(), got.stderr)
+	again := newRun(namespace, "hello")
+	Expect(api.Get(ctx, client.ObjectKeyFromObject(again), again)).To(Succeed())
+	Expect(again.ResourceVersion).To(Equal(run.ResourceVersion), "nothing was written")
+	Expect(again.Status.Phase).To(Equal(v1alpha1.PhaseStreaming))
+	Expect(again.Annotations).To(HaveKeyWithValue(v1alpha1.AnnotationTitle, "A title"))
+	Expect(again.Labels).To(Equal(map[string]string{"team": "a", v1alpha1.LabelConversation: "talk"}))
+	var ours []string
+	for _, m := range again.ManagedFields {
+		if strings.HasPrefix(m.Manager, "chatrun.dev/") {
+			ours = append(ours, m.Manager+" "+m.Subresource)
+		}
+	}
+	Expect(ours).To(ConsistOf("chatrun.dev/title ", "chatrun.dev/conversation ", "chatrun.dev/status status"))
+
+	By("and with a change of its own")
+	got = kubectl(ctx, namespace, manifest+"  ttlSecondsAfterFinished: 60\n", how...)
+	Expect(got.err).NotTo(HaveOccurred(), got.stderr)
+	Expect(api.Get(ctx, client.ObjectKeyFromObject(again), again)).To(Succeed())
+	Expect(again.Annotations).To(HaveKeyWithValue(v1alpha1.AnnotationTitle, "A title"))
+	Expect(again.Labels).To(HaveKeyWithValue(v1alpha1.LabelConversation, "talk"))
+	Expect(again.Generation).To(Equal(run.Generation + 1))
+},
+	Entry("from the client's side", apply),
+	Entry("from the server's side", serverSide),
+	Entry("from the server's side by force", forced),
 )

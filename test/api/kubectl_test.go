@@ -56,7 +56,7 @@ var _ = Describe("kubectl get", Ordered, func() {
 		other := newRun(namespace, "other")
 		other.Spec.ProviderRef.Name = "spare"
 		Expect(api.Create(ctx, other)).To(Succeed())
-		other.Status.Phase = v1alpha1.PhaseSucceeded
+		other.Status.Phase, other.Status.ObservedGeneration = v1alpha1.PhaseSucceeded, &other.Generation
 		other.Status.Conditions = []metav1.Condition{{
 			Type: v1alpha1.ConditionFinished, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompleted,
 			LastTransitionTime: metav1.Now(),
@@ -150,15 +150,18 @@ var _ = Describe("kubectl explain", Ordered, ContinueOnFailure, func() {
 		Expect(ragged.FindString(description)).To(BeEmpty())
 	},
 		Entry(nil, "chatrun", "ChatRun is one chat with a model"),
-		Entry(nil, "chatrun.spec", "is immutable: for another question create another run",
-			"Exactly one of prompt and messages is set", "Default 600", "no other value is accepted afterwards", "may only be raised or removed"),
+		Entry(nil, "chatrun.spec", "immutable: for another question create another run",
+			"Exactly one of prompt, messages and messagesFrom is set", "Default 600", "no other value is accepted afterwards", "may only be raised or removed"),
 		Entry(nil, "chatrun.spec.retryPolicy", "Default 25", "Default 1000", "Default 60000", "0 has no limit"),
 		Entry(nil, "chatrun.spec.title.policy", "Generate (the default)", "never touches the run"),
 		Entry(nil, "chatrun.status", "kubectl wait --for=condition=Finished"),
-		Entry(nil, "chatrun.status.output", "up to 16 KiB", "writes none yet"),
+		Entry(nil, "chatrun.spec.messagesFrom.configMapKeyRef", "a JSON list of messages", "A Secret cannot be named"),
+		Entry(nil, "chatrun.spec.continueFrom", "ParentFailed or ParentNotFound"),
+		Entry(nil, "chatrun.spec.output.storage", "ConfigMap (the default)", "None: it is streamed, and not kept"),
+		Entry(nil, "chatrun.status.output", "up to 16 KiB", "absent if spec.output.storage is Secret or None", "holds an answer above 16 KiB"),
 		Entry(nil, "chatprovider", "that right is worth as much as reading the Secrets"),
 		Entry(nil, "chatprovider.spec", "No secret belongs here", "with no user name, query or fragment"),
-		Entry(nil, "chatprovider.spec.limits", "does not enforce it yet"),
+		Entry(nil, "chatprovider.spec.limits", "Runs above it wait as Pending with the reason Queued"),
 	)
 
 	It("has a description for every field of ours", func(ctx SpecContext) {
