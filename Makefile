@@ -16,6 +16,7 @@ TOOL := go tool -modfile=hack/tools/go.mod
 # The directory of etcd, kube-apiserver and kubectl. The first time on a machine
 # this fetches or builds them.
 WITH_ASSETS = KUBEBUILDER_ASSETS="$$(go run ./hack/assets)" && export KUBEBUILDER_ASSETS &&
+WITH_CONTROLLER_MANAGER = TEST_ASSET_KUBE_CONTROLLER_MANAGER="$$(go run ./hack/assets controller-manager)" && export TEST_ASSET_KUBE_CONTROLLER_MANAGER &&
 WITH_KUBECTL = kubectl="$(KUBECTL)"; if [ -z "$$kubectl" ]; then $(WITH_ASSETS) kubectl="$$KUBEBUILDER_ASSETS/kubectl"; fi &&
 
 .DEFAULT_GOAL := help
@@ -44,7 +45,7 @@ run: ## Run the manager against your kubeconfig (after: make install). One at a 
 	go run ./cmd/manager --stream-local
 
 test: ## Run all tests and say how many ran. TESTFLAGS=… goes to go test.
-	@$(WITH_ASSETS) hack/test.sh $(TESTFLAGS)
+	@$(WITH_ASSETS) $(WITH_CONTROLLER_MANAGER) hack/test.sh $(TESTFLAGS)
 
 test-oracle: ## Run only the comparison with the vendors' own libraries.
 	@MODULES=test/oracle hack/test.sh $(TESTFLAGS)

@@ -102,14 +102,7 @@ func (s store) build(ctx context.Context, scratch string, progress io.Writer) (s
 		{"kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"},
 	} {
 		done := step(progress, fmt.Sprintf("building %s (%d of %d)", part.name, i+1, len(binaries)))
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", s.ldflags(),
-			"-o", filepath.Join(out, part.name), part.pkg)
-		cmd.Dir = moduleDir
-		// Pure Go: no C compiler is needed, and the result runs on any libc.
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+runtime.GOOS, "GOARCH="+runtime.GOARCH)
-		cmd.Stderr = progress
-		interruptible(cmd)
-		err := cmd.Run()
+		err := s.compile(ctx, filepath.Join(out, part.name), part.pkg, progress)
 		done(err)
 		if err != nil {
 			return "", fmt.Errorf("building %s: %w", part.name, err)
@@ -119,6 +112,17 @@ func (s store) build(ctx context.Context, scratch string, progress io.Writer) (s
 		return "", fmt.Errorf("what was built does not run: %w", err)
 	}
 	return s.dir(), publish(out, s.dir())
+}
+
+// compile builds one command of the pinned modules.
+func (s store) compile(ctx context.Context, out, pkg string, progress io.Writer) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", s.ldflags(), "-o", out, pkg)
+	cmd.Dir = moduleDir
+	// Pure Go: no C compiler is needed, and the result runs on any libc.
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+runtime.GOOS, "GOARCH="+runtime.GOARCH)
+	cmd.Stderr = progress
+	interruptible(cmd)
+	return cmd.Run()
 }
 
 // ldflags set the version, which a release build gets from its own scripts. The

@@ -12,6 +12,9 @@
 //
 // The last two fill the store, so they happen once a machine, not once a clone.
 // The directory goes to standard output, progress to standard error.
+//
+// `assets controller-manager` prints the path of kube-controller-manager instead,
+// which nobody offers for download and few suites need.
 package main
 
 import (
@@ -26,13 +29,17 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	dir, err := ensure(ctx, os.Stderr)
+	what := ensure
+	if len(os.Args) > 1 && os.Args[1] == "controller-manager" {
+		what = ensureControllerManager
+	}
+	path, err := what(ctx, os.Stderr)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "control plane:", err)
 		os.Exit(1)
 	}
-	fmt.Println(dir)
+	fmt.Println(path)
 }
 
 // ensure returns the directory of a complete control plane. It is run in the
@@ -48,15 +55,7 @@ func ensure(ctx context.Context, progress io.Writer) (string, error) {
 		}
 		_, _ = fmt.Fprintf(progress, "control plane: KUBEBUILDER_ASSETS is of no use (%v); looking further\n", err)
 	}
-	pins, err := os.ReadFile(filepath.Join(moduleDir, "go.mod"))
-	if err != nil {
-		return "", fmt.Errorf("reading the pinned versions (run it in the root of the repository): %w", err)
-	}
-	version, err := pinnedVersion(pins)
-	if err != nil {
-		return "", err
-	}
-	s, err := userStore(version)
+	s, err := pinnedStore()
 	if err != nil {
 		return "", err
 	}
@@ -73,4 +72,17 @@ func ensure(ctx context.Context, progress io.Writer) (string, error) {
 		return dir, nil
 	}
 	return s.fill(ctx, progress)
+}
+
+// pinnedStore is the user's store of the version that hack/controlplane pins.
+func pinnedStore() (store, error) {
+	pins, err := os.ReadFile(filepath.Join(moduleDir, "go.mod"))
+	if err != nil {
+		return store{}, fmt.Errorf("reading the pinned versions (run it in the root of the repository): %w", err)
+	}
+	version, err := pinnedVersion(pins)
+	if err != nil {
+		return store{}, err
+	}
+	return userStore(version)
 }

@@ -30,6 +30,14 @@ func costly(n int) string {
 	return strings.Repeat(unit, n/len(unit))
 }
 
+// expectSame compares texts that nobody wants to see printed.
+func expectSame(got, want, what string) {
+	GinkgoHelper()
+	if got != want {
+		Fail(fmt.Sprintf("%s: %d bytes that are not the %d expected", what, len(got), len(want)))
+	}
+}
+
 // pieces cuts a text into parts of whole characters.
 func pieces(text string, size int) []string {
 	var parts []string
@@ -56,7 +64,7 @@ var _ = Describe("A long answer", func() {
 		out := got.Status.Output
 		Expect(*out.Bytes).To(Equal(int64(len(whole))))
 		Expect(*got.Status.Usage.OutputTokens).To(Equal(int64(9)))
-		Expect(live().Text == whole).To(BeTrue(), "who follows it live gets all of it")
+		expectSame(live().Text, whole, "read live")
 
 		kept := whole[:min(len(whole), v1alpha1.MaxStoredBytes)]
 		for !utf8.ValidString(kept) {
@@ -80,13 +88,13 @@ var _ = Describe("A long answer", func() {
 			kept = ""
 			Expect(out.Text + out.ConfigMapName + out.SecretName).To(BeEmpty())
 		}
-		Expect(stands == kept).To(BeTrue(), "%d bytes stand there", len(stands))
+		expectSame(stands, kept, "in its object")
 
 		By("being read back from a manager that never saw it")
 		Expect(m.Stop()).To(Succeed())
 		next := startManager(ctx)
 		draft := read(ctx, next.Stream, run)()
-		Expect(draft.Text == kept).To(BeTrue(), "%d bytes were read back", len(draft.Text))
+		expectSame(draft.Text, kept, "read back")
 		Expect(draft.Done.Bytes).To(Equal(int64(len(whole))))
 		Expect(draft.Done.Truncated).To(Equal(len(kept) < len(whole)))
 		code, text, err := plain(ctx, next, run)
@@ -100,7 +108,7 @@ var _ = Describe("A long answer", func() {
 		default:
 			Expect(err).To(HaveOccurred(), "an answer that is cut does not end properly")
 		}
-		Expect(text == kept).To(BeTrue(), "%d bytes came as text", len(text))
+		expectSame(text, kept, "read back as text")
 	},
 		Entry("20 KiB", 20<<10, v1alpha1.StorageConfigMap),
 		Entry("5 MiB", 5<<20, v1alpha1.StorageConfigMap),
@@ -157,7 +165,7 @@ var _ = Describe("A long question", func() {
 		Expect(attemptOf(got)).To(Equal(2))
 		Expect(got.Status.MessagesDigest).To(HavePrefix("sha256:"))
 		for _, r := range w.fake.Ledger().Requests() {
-			Expect(r.Request.LastUser == content).To(BeTrue(), "asked %d of %d bytes", len(r.Request.LastUser), len(content))
+			expectSame(r.Request.LastUser, content, "asked")
 		}
 	})
 
@@ -181,7 +189,7 @@ var _ = Describe("A long question", func() {
 		run := w.run(ctx, "inline", func(r *v1alpha1.ChatRun) { r.Spec.Prompt = prompt })
 		untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
 		Expect(w.fake.Ledger().CountFor(prompt, chattest.PurposeAnswer)).To(Equal(2))
-		Expect(now(ctx, run).Spec.Prompt == prompt).To(BeTrue(), "the object has its prompt")
+		expectSame(now(ctx, run).Spec.Prompt, prompt, "in the object")
 	})
 })
 

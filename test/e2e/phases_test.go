@@ -76,20 +76,20 @@ func newStage(ctx context.Context, change ...func(*v1alpha1.ChatRun)) *stage {
 	wants := func(d v1alpha1.DesiredState) func(*v1alpha1.ChatRun) {
 		return func(r *v1alpha1.ChatRun) { r.Spec.DesiredState = d }
 	}
-	make := func(name string, own ...func(*v1alpha1.ChatRun)) {
+	add := func(name string, own ...func(*v1alpha1.ChatRun)) {
 		s.runs[name] = s.run(ctx, name, append(own, change...)...)
 	}
 	holder := s.run(ctx, "holder", at("full"))
 	untilReason(ctx, holder, v1alpha1.ReasonStreaming)
-	make("pending", at("absent"))
-	make("waiting", func(r *v1alpha1.ChatRun) { r.Spec.ContinueFrom = &v1alpha1.RunReference{Name: "holder"} })
-	make("queued", at("full"))
-	make("streaming")
-	make("retrying", delays(3600000, 3600000))
-	make("suspended", wants(v1alpha1.DesiredSuspended))
-	make("succeeded")
-	make("failed")
-	make("cancelled", wants(v1alpha1.DesiredCancelled))
+	add("pending", at("absent"))
+	add("waiting", func(r *v1alpha1.ChatRun) { r.Spec.ContinueFrom = &v1alpha1.RunReference{Name: "holder"} })
+	add("queued", at("full"))
+	add("streaming")
+	add("retrying", delays(3600000, 3600000))
+	add("suspended", wants(v1alpha1.DesiredSuspended))
+	add("succeeded")
+	add("failed")
+	add("cancelled", wants(v1alpha1.DesiredCancelled))
 	s.runs["holder"] = holder
 	return s
 }

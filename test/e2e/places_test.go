@@ -57,7 +57,9 @@ func manyAttempts(r *v1alpha1.ChatRun) { r.Spec.RetryPolicy = nil }
 var _ = Describe("Places", func() {
 	It("go to the namespace that has fewest: B's 10 runs are done before A's fiftieth of 1,000", func(ctx SpecContext) {
 		var done, before atomic.Int32
-		answer := func(chattest.Request) chattest.Response { return chattest.Answer("an answer").FirstDelay(300 * time.Millisecond) }
+		answer := func(chattest.Request) chattest.Response {
+			return chattest.Answer("an answer").FirstDelay(300 * time.Millisecond)
+		}
 		a := newWorld(ctx, func(r chattest.Request) chattest.Response { done.Add(1); return answer(r) })
 		b := newWorld(ctx, func(r chattest.Request) chattest.Response { before.Store(done.Load()); return answer(r) })
 		for _, w := range []*world{a, b} {
