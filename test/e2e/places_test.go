@@ -103,6 +103,7 @@ var _ = Describe("Places", func() {
 		p.Spec.Limits.MaxConcurrentStreams = new(int32(5))
 		Expect(plane.Client.Patch(ctx, p, client.MergeFrom(base))).To(Succeed())
 		Eventually(ctx, phases).Should(Equal(map[string]int{"Streaming Streaming": 5, "Pending Queued": 5}))
+		Expect(w.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == 5 })).To(Succeed())
 		close(gate)
 		Eventually(ctx, phases).Should(Equal(map[string]int{"Succeeded Completed": 10}))
 		Expect(w.fake.Ledger().Total(chattest.PurposeAnswer).MaxLive).To(Equal(5))
