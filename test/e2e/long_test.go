@@ -15,6 +15,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -115,6 +116,39 @@ var _ = Describe("A long answer", func() {
 		Entry("5 MiB in a Secret", 5<<20, v1alpha1.StorageSecret),
 		Entry("5 MiB, not kept", 5<<20, v1alpha1.StorageNone),
 	)
+})
+
+// One that a manager wrote down, and was killed before it said so in the status.
+var _ = Describe("An answer that stands", func() {
+	It("finishes its run without another call", func(ctx SpecContext) {
+		w := newWorld(ctx, chattest.Always(chattest.Answer("asked again")))
+		w.provider(ctx)
+		run := w.run(ctx, "killed")
+		base := run.DeepCopy()
+		at := metav1.NewMicroTime(time.Now().Add(-time.Minute).Truncate(time.Microsecond))
+		run.Status.Attempt, run.Status.Worker, run.Status.StartTime = new(int32(1)), "killed", &at
+		run.Status.Phase, run.Status.ObservedGeneration = v1alpha1.PhaseStreaming, &run.Generation
+		meta.SetStatusCondition(&run.Status.Conditions, metav1.Condition{
+			Type: v1alpha1.ConditionSucceeded, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonStreaming, Message: "x",
+		})
+		Expect(plane.Client.Status().Patch(ctx, run, client.MergeFrom(base))).To(Succeed())
+		whole := costly(100 << 10)
+		Expect(plane.Client.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: w.namespace, Name: fmt.Sprintf("chatrun-%s-1", run.UID),
+				Annotations:     map[string]string{"chatrun.dev/outcome": fmt.Sprintf(`{"attempt":1,"finishReason":"Length","bytes":%d,"outputTokens":7}`, len(whole))},
+				OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(run, v1alpha1.GroupVersion.WithKind("ChatRun"))},
+			},
+			Immutable: new(true), Data: map[string]string{v1alpha1.StoredText: whole},
+		})).To(Succeed())
+		m := startManager(ctx)
+		got := untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
+		Expect(got.Status.FinishReason).To(Equal(v1alpha1.FinishLength))
+		Expect(*got.Status.Usage.OutputTokens).To(Equal(int64(7)))
+		Expect(attemptOf(got)).To(Equal(1))
+		expectSame(read(ctx, m.Stream, run)().Text, whole, "read back")
+		Expect(w.fake.Ledger().Count(chattest.PurposeAnswer)).To(BeZero())
+	})
 })
 
 // plain reads a run's stream as text.
