@@ -78,7 +78,8 @@ func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvide
 	answer, waited := r.places.Ask(claim)
 	switch {
 	case answer == places.Granted, waited >= queuedGrace:
-	case waited == 0:
+	case waited == 0 && run.Status.RetryingAt == nil:
+		// One whose status promises a time that is over is told of sooner.
 		return &waitReason{after: r.queuedTurns.wait(r.clock.Now()), queued: true}
 	default:
 		return &waitReason{after: queuedGrace - waited, queued: true}

@@ -65,6 +65,26 @@ func TestQueued(t *testing.T) {
 	})
 }
 
+// TestQueuedAfterAWait: a time that was promised and is over does not stand for
+// as long as it takes to tell thousands of a queue.
+func TestQueuedAfterAWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := crowded(t, waiting(1, time.Second))
+		b.clock.SetTime(t0.Add(time.Hour))
+		for range 1000 {
+			b.r.queuedTurns.wait(b.clock.Now())
+		}
+		if after := b.must(t); after != queuedGrace {
+			t.Errorf("looks again after %v", after)
+		}
+		<-time.After(queuedGrace)
+		b.must(t)
+		if run := b.run(t); reasonOf(run) != v1alpha1.ReasonQueued || run.Status.RetryingAt != nil || run.Status.DelayMs != nil {
+			t.Errorf("%s, retrying at %v", reasonOf(run), run.Status.RetryingAt)
+		}
+	})
+}
+
 // TestPlaceIsGivenBack by a run that does not need it after all, and so is the
 // turn of one that waits.
 func TestPlaceIsGivenBack(t *testing.T) {

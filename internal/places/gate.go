@@ -14,6 +14,9 @@ const (
 	// what a provider takes. More would save refusals of which there are few, and see
 	// later that it takes more by now.
 	maxPatience = 8
+	// probeEvery is how long runs wait before a gate that nobody comes to rises, times
+	// the patience.
+	probeEvery = 5 * time.Second
 	// worthProbing is how many times as many as it lets through have to wait for a
 	// gate that was right before, until another attempt above it is worth it.
 	worthProbing = 4
@@ -45,10 +48,14 @@ type provider struct {
 	// share is that of refusals among what attempts came to lately, from 0 to 1.
 	share     float64
 	refusedAt time.Time
+	// changedAt is when the gate rose or fell last.
+	changedAt time.Time
 	// quiet is when the next probe may be made while nothing is accepted: when the
 	// run that was refused last may go on, as its status promises.
 	quiet time.Time
-	timer *time.Timer
+	// timer rings at alarmAt; the zero time is never.
+	timer   *time.Timer
+	alarmAt time.Time
 }
 
 func (p *Places) provider(uid string) *provider {
@@ -89,12 +96,12 @@ func (to *provider) refused(now, until time.Time) {
 	to.refusedAt = now
 	switch left := max(to.held, 1); {
 	case first:
-		to.set(left)
+		to.set(left, now)
 		to.patience = 1
 	case to.share >= mostly && left < to.gate:
-		to.set(left)
+		to.set(left, now)
 	case to.raised && to.peak <= to.before:
-		to.set(to.before)
+		to.set(to.before, now)
 		// It takes no more than before: the next look is further off.
 		to.patience = min(2*to.patience, maxPatience)
 	}
@@ -104,14 +111,14 @@ func (to *provider) refused(now, until time.Time) {
 }
 
 // set lowers the gate.
-func (to *provider) set(gate int) {
-	to.gate = gate
+func (to *provider) set(gate int, now time.Time) {
+	to.gate, to.changedAt = gate, now
 	to.peak, to.step, to.clean, to.raised = 0, 1, 0, false
 }
 
 // accepted opens the gate a little, once as many were accepted as it lets
 // through.
-func (to *provider) accepted() {
+func (to *provider) accepted(now time.Time) {
 	to.quiet = time.Time{}
 	to.share -= to.share * lately
 	to.peak = max(to.peak, to.begun)
@@ -120,33 +127,69 @@ func (to *provider) accepted() {
 	}
 	// A refusal costs its run a wait, which is not worth it for a queue that will
 	// be gone by then.
-	if to.clean++; to.clean < to.gate*to.patience || to.waiting < to.gate*min(to.patience, worthProbing) {
-		return
+	enough := to.patience == 1 || to.waiting >= to.gate*min(to.patience, worthProbing)
+	if to.clean++; to.clean >= to.gate*to.patience && to.waiting > 0 && enough {
+		to.rise(now)
 	}
+}
+
+// rise opens the gate a little more than the last time, if that held.
+func (to *provider) rise(now time.Time) {
 	if to.raised && to.peak > to.before {
 		// It takes more than before, so it may take more still.
 		to.step, to.patience = 2*to.step, 1
 	}
 	to.before = to.gate
 	to.gate += to.step
-	to.peak, to.clean, to.raised = to.begun, 0, true
+	to.peak, to.clean, to.raised, to.changedAt = to.begun, 0, true, now
 }
 
-// alarm sets the timer for the next probe, if runs wait for it and nothing that
-// is under way would bring it about.
+// due is when something has to happen for runs that wait although nothing that
+// is under way ends: the next probe of a provider that takes nothing, or the next
+// rise of the gate, as long answers may come to no window for minutes. The zero
+// time is never.
+func (to *provider) due(now time.Time) time.Time {
+	switch {
+	case to.gate == 0 || to.waiting == 0 || to.full():
+		return time.Time{}
+	case to.begun > 0 && to.held >= to.gate:
+		return to.changedAt.Add(probeEvery * time.Duration(to.patience))
+	case to.begun == 0 && now.Before(to.quiet):
+		return to.quiet
+	}
+	return time.Time{}
+}
+
+// alarm sets the timer for what is due.
 func (to *provider) alarm(now time.Time, p *Places) {
-	if to.gate == 0 || !now.Before(to.quiet) || to.begun > 0 {
+	at := to.due(now)
+	if at.Equal(to.alarmAt) {
 		return
 	}
 	if to.timer != nil {
 		to.timer.Stop()
 	}
-	to.timer = time.AfterFunc(to.quiet.Sub(now), func() {
-		p.mu.Lock()
-		woken := p.dispatch(time.Now())
-		p.mu.Unlock()
-		p.tell(woken, Key{})
-	})
+	if to.alarmAt = at; at.IsZero() {
+		return
+	}
+	to.timer = time.AfterFunc(at.Sub(now), func() { p.ring(to, at) })
+}
+
+// ring does what is due.
+func (p *Places) ring(to *provider, at time.Time) {
+	p.mu.Lock()
+	var woken []Key
+	if to.alarmAt.Equal(at) {
+		now := time.Now()
+		to.alarmAt = time.Time{}
+		if due := to.due(now); to.begun > 0 && !due.IsZero() && !due.After(now) {
+			to.rise(now)
+		}
+		woken = p.dispatch(now)
+		to.alarm(now, p)
+	}
+	p.mu.Unlock()
+	p.tell(woken, Key{})
 }
 
 // tidy forgets a provider of which nothing is left to know, now or once its
@@ -159,6 +202,7 @@ func (p *Places) tidy(uid string, now time.Time) {
 	if to.timer != nil {
 		to.timer.Stop()
 	}
+	to.alarmAt = time.Time{}
 	left := gateMemory - now.Sub(to.refusedAt)
 	if to.gate == 0 || left <= 0 {
 		delete(p.providers, uid)

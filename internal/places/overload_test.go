@@ -204,6 +204,14 @@ func TestChangingProvider(t *testing.T) {
 			w.dice = rand.New(rand.NewPCG(1, 1))
 			w.mu.Unlock()
 		}}, 1, 2 * time.Minute},
+		// One refusal must not hold back what comes after it for as long as an answer
+		// takes: 400 at 10 a second, of five minutes each.
+		{"refuses once, long answers", scenario{runs: 400, capacity: 5000, answer: 5 * time.Minute, rate: 10, then: func(w *world) {
+			<-time.After(time.Second)
+			w.setCapacity(0)
+			<-time.After(100 * time.Millisecond)
+			w.setCapacity(5000)
+		}}, 0.1, 7 * time.Minute},
 		// 60 a minute: 300 runs take five minutes.
 		{"counts by the minute", scenario{runs: 300, capacity: 100, answer: 300 * ms, then: func(w *world) {
 			w.mu.Lock()

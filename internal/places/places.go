@@ -137,8 +137,9 @@ func (p *Places) Begun(k Key) {
 		s.begun = true
 		to := p.provider(s.Provider)
 		to.begun++
-		to.accepted()
+		to.accepted(now)
 		woken = p.dispatch(now)
+		to.alarm(now, p)
 	}
 	p.mu.Unlock()
 	p.tell(woken, Key{})
@@ -155,14 +156,14 @@ func (p *Places) Leave(k Key, r Result) {
 	case s != nil:
 		to := p.provider(s.Provider)
 		if r.Accepted && !s.begun {
-			to.accepted()
+			to.accepted(now)
 		}
 		p.vacate(s)
 		if r.Refused {
 			to.refused(now, r.Until)
-			to.alarm(now, p)
 		}
 		woken = p.dispatch(now)
+		to.alarm(now, p)
 		p.tidy(s.Provider, now)
 	case w != nil:
 		p.dequeue(k)
