@@ -21,9 +21,17 @@ const (
 	// gate that was right before, until another attempt above it is worth it.
 	worthProbing = 4
 	// mostly is the share of refusals from which on too many attempts are under way,
-	// and lately how much the last one counts for it.
+	// and lately how much the last one counts for it: without accepted ones between
+	// them the eleventh refusal is the first that reaches it.
 	mostly = 0.5
 	lately = 1. / 16
+	// beyondChance is how many refusals in a row tell that a gate that rose is too
+	// wide. A provider that is full refuses one attempt after another, while one that
+	// refuses one in five refuses three in a row once in a hundred times.
+	beyondChance = 3
+	// maxQuiet bounds the time between two probes of a provider that takes nothing.
+	// The wait of a run that was refused often is longer than others should wait.
+	maxQuiet = 15 * time.Second
 )
 
 // provider is what is known of one: what it has under way, and its gate.
@@ -45,13 +53,15 @@ type provider struct {
 	// many accepted attempts were under way at a time since it last changed.
 	raised       bool
 	before, peak int
-	// share is that of refusals among what attempts came to lately, from 0 to 1.
+	// share is that of refusals among what attempts came to lately, from 0 to 1, and
+	// streak how many there were in a row since the gate rose.
 	share     float64
+	streak    int
 	refusedAt time.Time
 	// changedAt is when the gate rose or fell last.
 	changedAt time.Time
 	// quiet is when the next probe may be made while nothing is accepted: when the
-	// run that was refused last may go on, as its status promises.
+	// run that was refused last may go on, as its status promises, or maxQuiet later.
 	quiet time.Time
 	// timer rings at alarmAt; the zero time is never.
 	timer   *time.Timer
@@ -81,31 +91,35 @@ func (to *provider) room(now time.Time) bool {
 	return to.held < to.gate && (to.begun > 0 || !now.Before(to.quiet))
 }
 
-// refused is told after the refused attempt left. It closes the gate to what is
-// left under way, as long as most attempts are refused: those were accepted, or
-// are about to be refused as well, and lower it further then. A gate that was
-// raised for the attempt that was refused falls back to what was accepted at
-// once. Any other refusal changes nothing: a provider that refuses here and
-// there, as one does that others keep busy, takes no more for being asked less.
+// refused is told after the refused attempt left. While most attempts are
+// refused it closes the gate to what is left under way: those were accepted, or
+// are about to be refused as well, and lower it further then. A gate that rose
+// falls back if the provider refuses one attempt after another since, and took no
+// more than before. Any other refusal changes nothing: a provider that refuses
+// here and there, as one does that others keep busy, takes no more for being
+// asked less.
 func (to *provider) refused(now, until time.Time) {
-	first := to.gate == 0 || now.Sub(to.refusedAt) >= gateMemory
-	if first {
-		to.share = 1
+	if now.Sub(to.refusedAt) >= gateMemory {
+		to.gate, to.patience = 0, 1
 	}
-	to.share += (1 - to.share) * lately
 	to.refusedAt = now
+	to.share += (1 - to.share) * lately
+	to.streak++
 	switch left := max(to.held, 1); {
-	case first:
+	case to.share >= mostly && (to.gate == 0 || left < to.gate):
 		to.set(left, now)
-		to.patience = 1
-	case to.share >= mostly && left < to.gate:
-		to.set(left, now)
-	case to.raised && to.peak <= to.before:
+	case to.raised && to.peak <= to.before && to.streak >= beyondChance:
 		to.set(to.before, now)
 		// It takes no more than before: the next look is further off.
 		to.patience = min(2*to.patience, maxPatience)
 	}
-	if to.begun == 0 && until.After(to.quiet) {
+	if to.begun > 0 {
+		return
+	}
+	if last := now.Add(maxQuiet); until.After(last) {
+		until = last
+	}
+	if until.After(to.quiet) {
 		to.quiet = until
 	}
 }
@@ -121,6 +135,7 @@ func (to *provider) set(gate int, now time.Time) {
 func (to *provider) accepted(now time.Time) {
 	to.quiet = time.Time{}
 	to.share -= to.share * lately
+	to.streak = 0
 	to.peak = max(to.peak, to.begun)
 	if to.gate == 0 {
 		return
@@ -141,7 +156,7 @@ func (to *provider) rise(now time.Time) {
 	}
 	to.before = to.gate
 	to.gate += to.step
-	to.peak, to.clean, to.raised, to.changedAt = to.begun, 0, true, now
+	to.peak, to.clean, to.streak, to.raised, to.changedAt = to.begun, 0, 0, true, now
 }
 
 // due is when something has to happen for runs that wait although nothing that

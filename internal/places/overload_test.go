@@ -21,8 +21,8 @@ type world struct {
 	// tokens, if not nil, is how many it takes at all until they are refilled.
 	capacity, active int
 	tokens           *int
-	// dice, if not nil, refuses one attempt in five.
-	dice    *rand.Rand
+	// moody refuses one attempt in five, whatever is under way.
+	moody   bool
 	refused int
 	most    int // refused within one run
 }
@@ -54,11 +54,12 @@ func (w *world) wakeUp(k Key) {
 	}
 }
 
-// begin reports whether the provider takes another attempt.
-func (w *world) begin() bool {
+// begin reports whether the provider takes another attempt. dice are the run's
+// own, so that chance is the same in whatever order runs come.
+func (w *world) begin(dice *rand.Rand) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.active >= w.capacity || w.tokens != nil && *w.tokens == 0 || w.dice != nil && w.dice.IntN(5) == 0 {
+	if w.active >= w.capacity || w.tokens != nil && *w.tokens == 0 || w.moody && dice.IntN(5) == 0 {
 		w.refused++
 		return false
 	}
@@ -82,13 +83,13 @@ func (w *world) setCapacity(n int) {
 }
 
 // run is one run, from its creation to its answer.
-func (w *world) run(c Claim, answer time.Duration, turn chan struct{}) {
+func (w *world) run(c Claim, answer time.Duration, turn chan struct{}, dice *rand.Rand) {
 	delay, refusals := firstDelay, 0
 	for {
 		for got, _ := w.Ask(c); got != Granted; got, _ = w.Ask(c) {
 			<-turn
 		}
-		if w.begin() {
+		if w.begin(dice) {
 			break
 		}
 		<-time.After(refusal)
@@ -123,7 +124,7 @@ func simulate(t *testing.T, s scenario) (w *world, took time.Duration) {
 			w.mu.Lock()
 			w.turns[c.Key] = turn
 			w.mu.Unlock()
-			work.Go(func() { w.run(c, s.answer, turn) })
+			work.Go(func() { w.run(c, s.answer, turn, rand.New(rand.NewPCG(uint64(i), 1))) })
 			if s.rate > 0 {
 				<-time.After(time.Second / time.Duration(s.rate))
 			}
@@ -191,19 +192,21 @@ func TestChangingProvider(t *testing.T) {
 		{"goes and comes back", scenario{runs: 500, capacity: 20, answer: 300 * ms, rate: 100, then: func(w *world) {
 			at(time.Second, 0)(w)
 			at(time.Minute, 20)(w)
-		}}, 1.5, 90 * time.Second},
+		}}, 1.5, 2 * time.Minute},
 		{"comes up late", scenario{runs: 300, capacity: 0, answer: 300 * ms, then: at(2*time.Minute, 20)}, 2, 4 * time.Minute},
-		// With no bound at all 1,000 would be done in three rounds of waits.
+		// With no bound at all chance would let a run wait four times, 31 s with its
+		// answer's 10.
 		{"refuses here and there", scenario{runs: 1000, capacity: 5000, answer: 10 * time.Second, then: func(w *world) {
 			w.mu.Lock()
-			w.dice = rand.New(rand.NewPCG(1, 1))
+			w.moody = true
 			w.mu.Unlock()
-		}}, 0.5, 2 * time.Minute},
+		}}, 0.5, time.Minute},
+		// Who knew that it takes 50 would need 25 s.
 		{"refuses here and there, and takes 50", scenario{runs: 1000, capacity: 50, answer: time.Second, rate: 200, then: func(w *world) {
 			w.mu.Lock()
-			w.dice = rand.New(rand.NewPCG(1, 1))
+			w.moody = true
 			w.mu.Unlock()
-		}}, 1, 2 * time.Minute},
+		}}, 0.5, time.Minute},
 		// One refusal must not hold back what comes after it for as long as an answer
 		// takes: 400 at 10 a second, of five minutes each.
 		{"refuses once, long answers", scenario{runs: 400, capacity: 5000, answer: 5 * time.Minute, rate: 10, then: func(w *world) {
