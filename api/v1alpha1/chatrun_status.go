@@ -23,7 +23,7 @@ const (
 )
 
 // ConditionSucceeded tells how a run goes: Unknown while it is under way, True
-// once the answer is there, False if there will be none.
+// once the answer is there, False if there will be no whole one.
 const ConditionSucceeded = "Succeeded"
 
 // Reasons of Succeeded.
@@ -41,17 +41,18 @@ const (
 	// ReasonWaitingForParent: Unknown; the run that continueFrom names is not
 	// finished.
 	ReasonWaitingForParent = "WaitingForParent"
-	// ReasonProviderNotReady: Unknown; the provider is missing or not Ready. The
-	// message says what to do; the run goes on by itself afterwards.
+	// ReasonProviderNotReady: Unknown; the provider is missing or not Ready, or
+	// neither it nor the run names a model. The message says what to do; the run
+	// goes on by itself afterwards.
 	ReasonProviderNotReady = "ProviderNotReady"
 	// ReasonStreaming: Unknown; an attempt is under way.
 	ReasonStreaming = "Streaming"
-	// ReasonRetrying: Unknown; an attempt failed, and the next one is made at
-	// status.retryingAt.
+	// ReasonRetrying: Unknown; an attempt failed, and the next one is made not
+	// before status.retryingAt. The run may be Queued first.
 	ReasonRetrying = "Retrying"
 	// ReasonSuspended: Unknown; desiredState is Suspended.
 	ReasonSuspended = "Suspended"
-	// ReasonCompleted: True; the answer is in status.output.
+	// ReasonCompleted: True; the answer came, and is where spec.output.storage says.
 	ReasonCompleted = "Completed"
 	// ReasonRetriesExhausted: False; the last attempt allowed failed.
 	ReasonRetriesExhausted = "RetriesExhausted"
@@ -197,8 +198,9 @@ type ChatRunStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	DelayMs *int64 `json:"delayMs,omitempty"`
 
-	// retryingAt is when that wait ends and the next attempt is made. It is there
-	// while the run waits, also if it is suspended in that wait.
+	// retryingAt is when that wait ends: the next attempt is made not before it,
+	// and the run may be Queued first. It is there while the run waits, also if
+	// it is suspended in that wait.
 	// +optional
 	RetryingAt *metav1.MicroTime `json:"retryingAt,omitempty"`
 
@@ -281,7 +283,7 @@ type ChatRunStatus struct {
 	Usage *Usage `json:"usage,omitempty"`
 
 	// output is the answer, or what came of it before the run was cancelled or
-	// went beyond its deadline.
+	// went beyond its deadline, and where it is kept.
 	// +optional
 	Output *Output `json:"output,omitempty"`
 }

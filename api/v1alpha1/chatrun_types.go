@@ -107,9 +107,9 @@ type ChatRunSpec struct {
 	// +kubebuilder:validation:MaxLength=262144
 	Prompt string `json:"prompt,omitempty"`
 
-	// messages are the conversation to go on from, at most 256 messages and
-	// 524288 characters; the last is the user's. Exactly one of prompt, messages
-	// and messagesFrom is set. Immutable.
+	// messages are a conversation written out in the run itself, at most 256
+	// messages and 524288 characters; the last is the user's. Exactly one of
+	// prompt, messages and messagesFrom is set. Immutable.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -150,7 +150,8 @@ type ChatRunSpec struct {
 	// activeDeadlineSeconds bounds all attempts and the waits between them,
 	// counted from status.startTime without the time of suspension. A run that
 	// goes beyond it fails with the reason DeadlineExceeded and keeps the text so
-	// far. Unset, there is no limit. It may only be raised or removed.
+	// far where output.storage says. Unset, there is no limit. It may only be
+	// raised or removed.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=31536000
@@ -185,7 +186,8 @@ type ChatRunSpec struct {
 	// desiredState says what to do with the run. Running (the default) lets it
 	// go on. Suspended drops the attempt under way and stops the clock of
 	// activeDeadlineSeconds until it is Running again. Cancelled ends the run,
-	// keeps the text so far, and is final: no other value is accepted afterwards.
+	// keeps the text so far where output.storage says, and is final: no other
+	// value is accepted afterwards.
 	// +optional
 	// +default="Running"
 	DesiredState DesiredState `json:"desiredState,omitempty"`
@@ -218,7 +220,9 @@ type OutputSpec struct {
 	// storage is ConfigMap (the default): the answer stands in status.output, and
 	// one above 16 KiB whole in a ConfigMap that the run owns. Secret: it stands
 	// in a Secret that the run owns, and nowhere else, for answers that not
-	// everybody may read who may read runs. None: it is streamed, and not kept.
+	// everybody may read who may read runs; whoever may read the run's stream
+	// gets it all the same, and so does the built-in role view by aggregation.
+	// None: it is streamed, and not kept.
 	// +optional
 	// +default="ConfigMap"
 	Storage OutputStorage `json:"storage,omitempty"`
@@ -295,9 +299,10 @@ type RetryPolicy struct {
 // +kubebuilder:validation:MinProperties=0
 type Title struct {
 	// policy is Generate (the default) or None. A title is generated only for a
-	// run with one message of the user and none of the assistant, and only if
-	// the annotation chatrun.dev/title is not set. A title that cannot be had
-	// never touches the run.
+	// run with one message of the user and none of the assistant, so for none
+	// with continueFrom, and only if the annotation chatrun.dev/title is not set.
+	// Whoever may read the run reads it. A title that cannot be had never touches
+	// the run.
 	// +optional
 	// +default="Generate"
 	Policy TitlePolicy `json:"policy,omitempty"`
@@ -314,7 +319,8 @@ type Title struct {
 // ChatRun is one chat with a model: what is asked, and what became of it. The
 // operator streams the answer from the ChatProvider that the run names,
 // retries transient failures with a back-off that status shows, and keeps the
-// answer in status.output. Follow runs with `kubectl get chatruns -w`.
+// answer where spec.output.storage says.
+// Follow runs with `kubectl get chatruns -w`.
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=chr,categories=chat

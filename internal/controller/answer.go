@@ -66,6 +66,9 @@ func (r *ChatRunReconciler) keep(ctx context.Context, f facts, d decision) (deci
 		return d, nil
 	case refusedForGood(err):
 	case apierrors.IsForbidden(err):
+		if d.verb != succeed || f.stopping {
+			break // an end that was asked for is not put off
+		}
 		// A quota may have room again in a moment, and a right be given.
 		if after, again := r.doubts.refusal(f.key, r.clock.Now()); again {
 			return d, &postponed{after: after, err: err}
@@ -74,8 +77,13 @@ func (r *ChatRunReconciler) keep(ctx context.Context, f facts, d decision) (deci
 		return d, err
 	}
 	log.FromContext(ctx).Error(err, "the API server refuses to keep the answer")
-	if d.verb == succeed {
+	switch d.verb {
+	case succeed:
 		d.verb, d.reason, d.message = fail, v1alpha1.ReasonOutputRefused, outputRefusedMessage(s, err)
+	case cancel:
+		d.message = partRefusedMessage(cancelledMessage, s, err)
+	default:
+		d.message = partRefusedMessage(d.message, s, err)
 	}
 	return d, nil
 }

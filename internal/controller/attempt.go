@@ -80,8 +80,9 @@ func (r *ChatRunReconciler) provider(ctx context.Context, run *v1alpha1.ChatRun)
 	ready := providerReady(p)
 	switch {
 	case ready == nil || ready.ObservedGeneration != p.Generation:
-		// Nobody has judged this spec yet. That takes a moment, and writes.
-		return nil, &waitReason{}, nil
+		// Nobody has judged this spec yet. That takes a moment, and writes. A run that
+		// is queued keeps its turn for it.
+		return nil, &waitReason{queued: true}, nil
 	case !isTrue(ready):
 		return nil, notReady(providerNotReadyMessage(name, ready.Message)), nil
 	case modelOf(run, p) == "":
@@ -151,7 +152,7 @@ func (r *ChatRunReconciler) attempt(run *v1alpha1.ChatRun, ready *prepared, numb
 		Run: runOf(run), Number: number, Endpoint: to,
 		Request:     request(run, ready.question, modelOf(run, ready.provider)),
 		IdleTimeout: seconds(valueOr(run.Spec.StreamIdleTimeoutSeconds, defaultStreamIdle)),
-		Begun:       func() { r.places.Begun(place) },
+		Begun:       func() { r.places.Begun(place, string(run.UID)) },
 	}
 	if prompt, ok := titlePrompt(run, ready.question.Messages); ok {
 		model := a.Request.Model

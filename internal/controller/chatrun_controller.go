@@ -98,7 +98,11 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		return ctrl.Result{}, err
 	}
 	r.doubts.clear(req.NamespacedName)
-	return ctrl.Result{RequeueAfter: after}, nil
+	result := ctrl.Result{RequeueAfter: after}
+	if d.row == 15 && f.wait.queued && d.verb == ignore {
+		result.Priority = new(patient)
+	}
+	return result, nil
 }
 
 // decide decides, and prepares the attempt if one is to be made. What is missing
@@ -143,7 +147,7 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, r
 		r.forget(f)
 		return 0, r.client.Delete(ctx, f.run, client.Preconditions{UID: &f.run.UID, ResourceVersion: &f.run.ResourceVersion})
 	case ignore:
-		if d.row != 11 {
+		if d.row != 11 && d.row != 15 {
 			return d.after, nil
 		}
 		return d.after, r.record(ctx, f, d)

@@ -33,6 +33,8 @@ const (
 	ownKey = "messages.json"
 	// formerKey holds the conversation that continueFrom named.
 	formerKey = "conversation.json"
+	// saltKey holds the salt.
+	saltKey = "salt"
 )
 
 // material is what a question is made of beside the spec: all that is copied
@@ -41,6 +43,9 @@ type material struct {
 	// own is the text of messagesFrom, former the encoded conversation of
 	// continueFrom. Each is empty if the run has none.
 	own, former string
+	// salt keeps the digest, which stands in a status, from telling what stands in a
+	// Secret: without it a short answer is found by trying. Empty for a ConfigMap.
+	salt string
 }
 
 func (m material) size() int { return len(m.own) + len(m.former) }
@@ -49,7 +54,11 @@ func (m material) size() int { return len(m.own) + len(m.former) }
 // that none can pass for a piece of the other.
 func (m material) digest() string {
 	h := sha256.New()
-	for _, part := range []string{m.own, m.former} {
+	parts := []string{m.own, m.former}
+	if m.salt != "" {
+		parts = append(parts, m.salt)
+	}
+	for _, part := range parts {
 		// A hash takes any write.
 		_ = binary.Write(h, binary.BigEndian, uint64(len(part)))
 		_, _ = io.WriteString(h, part)
@@ -65,10 +74,15 @@ func (m material) data() map[string]string {
 	if m.former != "" {
 		data[formerKey] = m.former
 	}
+	if m.salt != "" {
+		data[saltKey] = m.salt
+	}
 	return data
 }
 
-func materialOf(s *sheet) material { return material{own: s.data[ownKey], former: s.data[formerKey]} }
+func materialOf(s *sheet) material {
+	return material{own: s.data[ownKey], former: s.data[formerKey], salt: s.data[saltKey]}
+}
 
 // ask puts a question together: the former conversation, then the run's own
 // messages. The run's system instruction stands in for the former one.

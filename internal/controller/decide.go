@@ -50,8 +50,10 @@ type waitReason struct {
 	reason, message string
 	// after is when to look again, if no event will tell; 0 if one will.
 	after time.Duration
-	// queued says that it waits for a place, whether or not that is told yet.
+	// queued says that it keeps its place or its turn for one meanwhile.
 	queued bool
+	// denied says that we may not read what is needed, so nobody knows what is there.
+	denied bool
 	// final says that waiting does not help: the run fails.
 	final bool
 }
@@ -204,7 +206,7 @@ func outcomes(f facts, now time.Time) (decision, bool) {
 		if f.stopping && !attemptsSpent(f.run) {
 			return decision{row: 9, verb: handOver, outcome: outcome}, true
 		}
-		return judge(f.run, 9, outcome, workerLost(f.run), now), true
+		return judge(f.run, 9, outcome, takenBack(f.run, outcome.Cause), now), true
 	case outcome != nil:
 		return judge(f.run, 10, outcome, outcome.Failure, now), true
 	case f.owed && !f.stopping:
@@ -243,7 +245,11 @@ func next(f facts, now time.Time) (decision, bool) {
 		if f.wait.after > 0 && (after == 0 || f.wait.after < after) {
 			after = f.wait.after
 		}
-		if f.wait.reason == "" {
+		switch {
+		case f.wait.reason == "" && run.Status.SuspendedAt != nil:
+			// Its clock runs again from now on, however long that moment is.
+			return decision{row: 15, verb: hold, after: after, reason: v1alpha1.ReasonPending, message: resumedMessage}, true
+		case f.wait.reason == "":
 			return decision{row: 15, verb: ignore, after: after}, true
 		}
 		return decision{row: 15, verb: hold, after: after, reason: f.wait.reason, message: f.wait.message}, true
@@ -344,6 +350,11 @@ func retryPolicy(run *v1alpha1.ChatRun) chatretry.Policy {
 func attemptsSpent(run *v1alpha1.ChatRun) bool {
 	limit := retryPolicy(run).MaxAttempts
 	return limit > 0 && int(attemptOf(run)) >= limit
+}
+
+// takenBack is the failure of an attempt that we stopped, and need not have.
+func takenBack(run *v1alpha1.ChatRun, cause error) *chatretry.Failure {
+	return &chatretry.Failure{Class: chatretry.WorkerLost, Message: takenBackMessage(attemptOf(run), cause)}
 }
 
 // workerLost is the failure of an attempt whose outcome nobody knows.

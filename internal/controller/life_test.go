@@ -46,6 +46,9 @@ var phases = []stands{
 		return facts{run: newRun(continuing, held("WaitingForParent")), wait: &waitReason{reason: "WaitingForParent"}}
 	}},
 	{"Queued", func() facts { return facts{run: newRun(held("Queued")), wait: queued("full")} }},
+	{"Queued again", func() facts {
+		return facts{run: newRun(waiting(1, time.Second), held("Queued")), pool: settled(1), wait: queued("full")}
+	}},
 	{"Streaming", func() facts { return facts{run: newRun(streaming(1)), pool: pool(1, nil)} }},
 	{"Retrying", func() facts { return facts{run: newRun(waiting(1, 2*time.Minute)), pool: settled(1)} }},
 	{"Suspended", func() facts {
@@ -94,23 +97,23 @@ var happenings = []happening{
 // retry and a start say which attempt, a failure and a hold why, and each how
 // long until the next look where that is no event's business.
 const life = `
-event                  | Pending                    | Waiting                    | Queued                     | Streaming             | Retrying              | Suspended             | Succeeded      | Failed         | Cancelled
-nothing                | 16 Start 1                 | 15 Hold WaitingForParent   | 15 Hold Queued             | 11 Ignore             | 13 Hold Retrying 1m   | 8 Suspend             | 2 Forget       | 2 Forget       | 2 Forget
-cancel                 | 6 Cancel                   | 6 Cancel                   | 6 Cancel                   | 6 Stop                | 6 Cancel              | 6 Cancel              | 2 Forget       | 2 Forget       | 2 Forget
-suspend                | 8 Suspend                  | 8 Suspend                  | 8 Suspend                  | 8 Stop                | 8 Suspend             | 8 Suspend             | 2 Forget       | 2 Forget       | 2 Forget
-resume                 | 16 Start 1                 | 15 Hold WaitingForParent   | 15 Hold Queued             | 11 Ignore             | 13 Hold Retrying 1m   | 13 Hold Retrying 1m   | 2 Forget       | 2 Forget       | 2 Forget
-delete                 | 1 Ignore                   | 1 Ignore                   | 1 Ignore                   | 1 Drop                | 1 Drop                | 1 Drop                | 1 Ignore       | 1 Ignore       | 1 Ignore
-gone                   | 1 Ignore                   | 1 Ignore                   | 1 Ignore                   | 1 Drop                | 1 Drop                | 1 Drop                | 1 Ignore       | 1 Ignore       | 1 Ignore
-deadline               | 7 Fail PendingDeadlineExceeded | 7 Fail PendingDeadlineExceeded | 7 Fail PendingDeadlineExceeded | 7 Stop        | 7 Fail DeadlineExceeded | 8 Suspend           | 2 Forget       | 2 Forget       | 2 Forget
-TTL                    | 16 Start 1                 | 15 Hold WaitingForParent   | 15 Hold Queued             | 11 Ignore             | 13 Hold Retrying 1m   | 8 Suspend             | 2 Expire       | 2 Expire       | 2 Expire
-TTL, awaited           | 16 Start 1                 | 15 Hold WaitingForParent   | 15 Hold Queued             | 11 Ignore             | 13 Hold Retrying 1m   | 8 Suspend             | 2 Forget       | 2 Forget       | 2 Forget
-provider gone          | 15 Hold ProviderNotReady   | 15 Hold ProviderNotReady   | 15 Hold ProviderNotReady   | 11 Ignore             | 13 Hold Retrying 1m   | 8 Suspend             | 2 Forget       | 2 Forget       | 2 Forget
-Secret rotated         | 16 Start 1                 | 15 Hold WaitingForParent   | 15 Hold Queued             | 11 Ignore             | 13 Hold Retrying 1m   | 8 Suspend             | 2 Forget       | 2 Forget       | 2 Forget
-restart                | 16 Start 1                 | 15 Hold WaitingForParent   | 15 Hold Queued             | 12 Retry 1s           | 13 Hold Retrying 1m   | 8 Suspend             | 2 Forget       | 2 Forget       | 2 Forget
-restart, output stands | -                          | -                          | -                          | 5 Succeed             | -                     | -                     | -              | -              | -
-parent gone            | 16 Start 1                 | 15 Fail ParentNotFound     | 15 Hold Queued             | 11 Ignore             | 13 Hold Retrying 1m   | 8 Suspend             | 2 Forget       | 2 Forget       | 2 Forget
-place free             | 16 Start 1                 | 15 Hold WaitingForParent   | 16 Start 1                 | 11 Ignore             | 13 Hold Retrying 1m   | 8 Suspend             | 2 Forget       | 2 Forget       | 2 Forget
-stopping               | 15 Ignore                  | 15 Ignore                  | 15 Ignore                  | 11 Ignore             | 13 Hold Retrying 1m   | 8 Suspend             | 2 Forget       | 2 Forget       | 2 Forget
+event                  | Pending                        | Waiting                        | Queued                         | Queued again             | Streaming   | Retrying                | Suspended           | Succeeded | Failed   | Cancelled
+nothing                | 16 Start 1                     | 15 Hold WaitingForParent       | 15 Hold Queued                 | 15 Hold Queued           | 11 Ignore   | 13 Hold Retrying 1m     | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
+cancel                 | 6 Cancel                       | 6 Cancel                       | 6 Cancel                       | 6 Cancel                 | 6 Stop      | 6 Cancel                | 6 Cancel            | 2 Forget  | 2 Forget | 2 Forget
+suspend                | 8 Suspend                      | 8 Suspend                      | 8 Suspend                      | 8 Suspend                | 8 Stop      | 8 Suspend               | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
+resume                 | 16 Start 1                     | 15 Hold WaitingForParent       | 15 Hold Queued                 | 15 Hold Queued           | 11 Ignore   | 13 Hold Retrying 1m     | 13 Hold Retrying 1m | 2 Forget  | 2 Forget | 2 Forget
+delete                 | 1 Ignore                       | 1 Ignore                       | 1 Ignore                       | 1 Drop                   | 1 Drop      | 1 Drop                  | 1 Drop              | 1 Ignore  | 1 Ignore | 1 Ignore
+gone                   | 1 Ignore                       | 1 Ignore                       | 1 Ignore                       | 1 Drop                   | 1 Drop      | 1 Drop                  | 1 Drop              | 1 Ignore  | 1 Ignore | 1 Ignore
+deadline               | 7 Fail PendingDeadlineExceeded | 7 Fail PendingDeadlineExceeded | 7 Fail PendingDeadlineExceeded | 7 Fail DeadlineExceeded  | 7 Stop      | 7 Fail DeadlineExceeded | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
+TTL                    | 16 Start 1                     | 15 Hold WaitingForParent       | 15 Hold Queued                 | 15 Hold Queued           | 11 Ignore   | 13 Hold Retrying 1m     | 8 Suspend           | 2 Expire  | 2 Expire | 2 Expire
+TTL, awaited           | 16 Start 1                     | 15 Hold WaitingForParent       | 15 Hold Queued                 | 15 Hold Queued           | 11 Ignore   | 13 Hold Retrying 1m     | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
+provider gone          | 15 Hold ProviderNotReady       | 15 Hold ProviderNotReady       | 15 Hold ProviderNotReady       | 15 Hold ProviderNotReady | 11 Ignore   | 13 Hold Retrying 1m     | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
+Secret rotated         | 16 Start 1                     | 15 Hold WaitingForParent       | 15 Hold Queued                 | 15 Hold Queued           | 11 Ignore   | 13 Hold Retrying 1m     | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
+restart                | 16 Start 1                     | 15 Hold WaitingForParent       | 15 Hold Queued                 | 15 Hold Queued           | 12 Retry 1s | 13 Hold Retrying 1m     | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
+restart, output stands | -                              | -                              | -                              | -                        | 5 Succeed   | -                       | -                   | -         | -        | -
+parent gone            | 16 Start 1                     | 15 Fail ParentNotFound         | 15 Hold Queued                 | 15 Hold Queued           | 11 Ignore   | 13 Hold Retrying 1m     | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
+place free             | 16 Start 1                     | 15 Hold WaitingForParent       | 16 Start 1                     | 16 Start 2               | 11 Ignore   | 13 Hold Retrying 1m     | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
+stopping               | 15 Ignore                      | 15 Ignore                      | 15 Ignore                      | 15 Ignore                | 11 Ignore   | 13 Hold Retrying 1m     | 8 Suspend           | 2 Forget  | 2 Forget | 2 Forget
 `
 
 func TestLife(t *testing.T) {
@@ -135,11 +138,11 @@ func TestLife(t *testing.T) {
 			if header[j+1] != p.name {
 				t.Fatalf("column %d tells of %q, the phase is %q", j+1, header[j+1], p.name)
 			}
+			want := row[j+1]
+			if want == "-" {
+				continue // only an attempt under way has an output to be found
+			}
 			t.Run(e.name+"/"+p.name, func(t *testing.T) {
-				want := row[j+1]
-				if want == "-" {
-					return // only an attempt under way has an output to be found
-				}
 				f := p.f()
 				e.to(&f)
 				now := t0.Add(time.Minute)

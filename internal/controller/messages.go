@@ -13,6 +13,7 @@ import (
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chatretry"
+	"chatrun.dev/operator/internal/streamer"
 )
 
 // Every text that we write into a status or an Event stands here. They are
@@ -28,6 +29,7 @@ const (
 	cancelledMessage  = "Cancelled on request."
 	suspendedMessage  = "Suspended on request: set spec.desiredState to Running to go on."
 	handedOverMessage = "The manager that made the last attempt is shutting down; the next one goes on at once."
+	resumedMessage    = "The run goes on in a moment."
 	notKeptMessage    = "The answer was streamed, and is not kept, as spec.output.storage is None."
 )
 
@@ -50,7 +52,7 @@ func completedMessage(run *v1alpha1.ChatRun, out *v1alpha1.Output) string {
 }
 
 func retryingMessage(attempt int32, reason string) string {
-	return fmt.Sprintf("Attempt %d failed (%s). The next one is made at status.retryingAt.", attempt, reason)
+	return fmt.Sprintf("Attempt %d failed (%s). The next one is not made before status.retryingAt.", attempt, reason)
 }
 
 // retryNote is the note of an Event. Repeated ones are folded into the first,
@@ -63,6 +65,21 @@ func retryNote(run *v1alpha1.ChatRun) string {
 
 func workerLostMessage(attempt int32) string {
 	return fmt.Sprintf("the outcome of attempt %d was lost with the manager that made it", attempt)
+}
+
+// takenBackMessage is for an attempt that was stopped for what is not asked any
+// more.
+func takenBackMessage(attempt int32, cause error) string {
+	what := "lost with the ownership of the run"
+	switch {
+	case errors.Is(cause, streamer.ErrSuspended):
+		what = "ended by a suspension that was taken back"
+	case errors.Is(cause, streamer.ErrDeadline):
+		what = "ended at a deadline that was raised"
+	case errors.Is(cause, streamer.ErrShutdown):
+		what = "ended with the manager that made it"
+	}
+	return fmt.Sprintf("attempt %d was %s", attempt, what)
 }
 
 func exhaustedMessage(run *v1alpha1.ChatRun, last string) string {
@@ -142,6 +159,12 @@ func outputRefusedMessage(s *sheet, err error) string {
 	return bounded(fmt.Sprintf("The answer is there, and %s %q could not be written to keep it: %s", kindOf(s.storage), s.name, refusal(err)))
 }
 
+// partRefusedMessage is for an end that does not wait until the API server lets
+// its text be kept.
+func partRefusedMessage(end string, s *sheet, err error) string {
+	return bounded(fmt.Sprintf("%s The text so far could not be kept whole in %s %q: %s", end, kindOf(s.storage), s.name, refusal(err)))
+}
+
 func messagesNotKeptMessage(s *sheet, err error) string {
 	return bounded(fmt.Sprintf("%s %q, which keeps a copy of the messages, could not be written: %s", kindOf(s.storage), s.name, refusal(err)))
 }
@@ -150,7 +173,9 @@ const (
 	noSourceMessage = "spec.messagesFrom names no source."
 	// Either way it cannot be made sure that a retry asks what was asked before.
 	messagesChangedMessage = "The copy of the messages that the first attempt asked was deleted, and their source has changed or is gone: create a new ChatRun."
-	copyChangedMessage     = "The copy of the messages that the first attempt asked was replaced: create a new ChatRun."
+	// It was salted, so that nobody finds out what it was by trying.
+	copyLostMessage    = "The copy of the messages that the first attempt asked was deleted: create a new ChatRun."
+	copyChangedMessage = "The copy of the messages that the first attempt asked was replaced: create a new ChatRun."
 
 	managerFullMessage     = "The manager makes as many attempts as it may (--max-concurrent-streams)."
 	providerFullMessage    = "The provider has as many attempts under way as its spec.limits.maxConcurrentStreams allows."
@@ -175,6 +200,15 @@ func sourceForbiddenMessage(name string) string {
 
 func sourceKeyMissingMessage(name, key string) string {
 	return fmt.Sprintf("ConfigMap %q has no key %q: add it, and it is found within a minute.", name, key)
+}
+
+func copyForbiddenMessage(storage v1alpha1.OutputStorage, name string) string {
+	return fmt.Sprintf("%s %q may not be read: give the operator's ServiceAccount the right to get %ss in this namespace.",
+		kindOf(storage), name, kindOf(storage))
+}
+
+func parentForbiddenMessage(p *v1alpha1.ChatRun) string {
+	return fmt.Sprintf("What is kept of ChatRun %q may not be read: give the operator's ServiceAccount the right to get ConfigMaps and Secrets in this namespace.", p.Name)
 }
 
 func parentAwaitedMessage(name string) string {

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"chatrun.dev/operator/api/v1alpha1"
 )
@@ -125,7 +126,8 @@ func (r *ChatRunReconciler) children(ctx context.Context, run client.Object) ([]
 }
 
 // tie gives the label of the conversation to a run and to the one that it goes
-// on from. A label that stands is left alone.
+// on from. A label that stands is left alone, and one that is refused left out:
+// the conversation is asked all the same.
 func (r *ChatRunReconciler) tie(ctx context.Context, run, p *v1alpha1.ChatRun) error {
 	name := p.Labels[v1alpha1.LabelConversation]
 	if name == "" {
@@ -146,7 +148,13 @@ func (r *ChatRunReconciler) label(ctx context.Context, run *v1alpha1.ChatRun, co
 		run.Labels = map[string]string{}
 	}
 	run.Labels[v1alpha1.LabelConversation] = conversation
-	if err := r.client.Patch(ctx, run, locked(base), conversationOwner); err != nil {
+	err := r.client.Patch(ctx, run, locked(base), conversationOwner)
+	switch {
+	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
+		log.FromContext(ctx).Error(err, "the API server refuses the label of the conversation, which is left out", "run", run.Name)
+		*run = *base
+		return nil
+	case err != nil:
 		return fmt.Errorf("writing the label of the conversation: %w", err)
 	}
 	return nil

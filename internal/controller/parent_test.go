@@ -222,9 +222,14 @@ func TestTTLWaitsForChildren(t *testing.T) {
 	if err := b.api.Status().Update(t.Context(), run); err != nil {
 		t.Fatal(err)
 	}
+	judged := b.run(t)
 	b.must(t)
 	if b.get(t, &v1alpha1.ChatRun{}, "hello") {
 		t.Error("it is still there")
+	}
+	if len(b.deletes) != 1 || b.deletes[0].Preconditions == nil || valueOr(b.deletes[0].Preconditions.UID, "") != judged.UID ||
+		valueOr(b.deletes[0].Preconditions.ResourceVersion, "") != judged.ResourceVersion {
+		t.Errorf("deleted with %+v, where it was judged at version %s", b.deletes, judged.ResourceVersion)
 	}
 }
 

@@ -5,8 +5,11 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chatretry"
@@ -38,6 +41,13 @@ func (r *ChatRunReconciler) prepare(ctx context.Context, f *facts) (*prepared, e
 		if parent != nil {
 			f.parentUID = string(parent.UID)
 		}
+		if wait != nil && wait.reason == v1alpha1.ReasonParentNotFound && err == nil {
+			// What a manager before us copied is as good as the parent.
+			var stands bool
+			if stands, err = r.copyStands(ctx, run); stands {
+				parent, wait = nil, nil
+			}
+		}
 		if f.wait = wait; wait != nil || err != nil {
 			return nil, err
 		}
@@ -46,11 +56,11 @@ func (r *ChatRunReconciler) prepare(ctx context.Context, f *facts) (*prepared, e
 		return nil, nil
 	}
 	ready := &prepared{provider: p}
-	ready.question, ready.digest, wait, err = r.question(ctx, run, parent)
+	ready.to, wait, err = r.endpoint(ctx, p)
 	if f.wait = wait; wait != nil || err != nil {
 		return nil, err
 	}
-	ready.to, wait, err = r.endpoint(ctx, p)
+	ready.question, ready.digest, wait, err = r.question(ctx, run, parent)
 	if f.wait = wait; wait != nil || err != nil {
 		return nil, err
 	}
@@ -66,7 +76,7 @@ func (r *ChatRunReconciler) prepare(ctx context.Context, f *facts) (*prepared, e
 func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvider, owed bool) *waitReason {
 	claim := places.Claim{
 		Key: placeOf(run.Namespace, run.Name), UID: string(run.UID),
-		Provider: string(p.UID), Created: run.CreationTimestamp.Time,
+		Provider: string(p.UID), Model: modelOf(run, p), Created: run.CreationTimestamp.Time,
 	}
 	if l := p.Spec.Limits; l != nil {
 		claim.Limit = int(valueOr(l.MaxConcurrentStreams, 0))
@@ -78,8 +88,9 @@ func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvide
 	answer, waited := r.places.Ask(claim)
 	switch {
 	case answer == places.Granted, waited >= queuedGrace:
-	case waited == 0 && run.Status.RetryingAt == nil:
-		// One whose status promises a time that is over is told of sooner.
+	case waited == 0 && run.Status.RetryingAt == nil && reasonOf(run) != v1alpha1.ReasonQueued:
+		// One whose status promises a time that is over is told of sooner, and one of
+		// which it is told already need not be.
 		return &waitReason{after: r.queuedTurns.wait(r.clock.Now()), queued: true}
 	default:
 		return &waitReason{after: queuedGrace - waited, queued: true}
@@ -135,27 +146,42 @@ func (r *ChatRunReconciler) release(f facts, d decision) {
 	if f.pool == nil || f.pool.Outcome == nil || d.verb == start {
 		return
 	}
-	result := places.Result{}
-	switch o := f.pool.Outcome; {
-	case o.Good():
-		result.Accepted = true
-	case o.Failure != nil && (o.Failure.Class == chatretry.RateLimited || o.Failure.Class == chatretry.Overloaded):
-		result.Refused, result.Until = true, r.clock.Now().Add(d.delay)
+	result := places.Result{Accepted: f.pool.Outcome.Good()}
+	if failure := f.pool.Outcome.Failure; failure != nil && (failure.Class == chatretry.RateLimited || failure.Class == chatretry.Overloaded) {
+		result.Refused, result.Until = true, r.clock.Now().Add(refusedFor(f, failure))
 	}
 	r.places.Leave(placeOf(f.key.Namespace, f.key.Name), result)
+}
+
+// refusedFor is how long the provider is left alone after a refusal: as long as
+// the run would wait, also one that makes no further attempt.
+func refusedFor(f facts, failure *chatretry.Failure) time.Duration {
+	if f.run == nil {
+		return failure.RetryAfter
+	}
+	return max(retryPolicy(f.run).Delay(int(f.pool.Attempt)), failure.RetryAfter)
 }
 
 // leave gives back whatever place or turn a run has that it does not need. A
 // place is kept by an attempt that is under way, or about to be made for all we
 // know, a turn by a run that is queued.
 func (r *ChatRunReconciler) leave(f facts, d decision, err error) {
-	if d.verb == start && err != nil || d.row == 15 && f.wait.queued {
+	if d.row == 15 && f.wait.queued || d.verb == start && r.mayStart(f, err) {
 		return
 	}
-	if s, ok := r.pool.Look(f.key.Namespace, f.key.Name); ok && s.Running {
+	if s, ok := r.pool.Look(f.key.Namespace, f.key.Name); ok && (s.Running || s.Outcome != nil) {
+		// It is given back with what the attempt came to.
 		return
 	}
 	r.places.Leave(placeOf(f.key.Namespace, f.key.Name), places.Result{})
+}
+
+// mayStart says whether an attempt that was not made will be in a moment: its
+// count may stand, or what was read was too old. After any other error, such as
+// one that comes back at each try, others may use the place meanwhile.
+func (r *ChatRunReconciler) mayStart(f facts, err error) bool {
+	owes, _ := r.doubts.of(f.key)
+	return owes != owed{} || apierrors.IsConflict(err) || errors.Is(err, errTooOld)
 }
 
 func placeOf(namespace, name string) places.Key { return places.Key{Namespace: namespace, Name: name} }

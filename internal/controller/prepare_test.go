@@ -4,11 +4,13 @@
 package controller
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/chatretry"
 	"chatrun.dev/operator/internal/places"
 )
 
@@ -116,23 +118,54 @@ func TestPlaceIsGivenBack(t *testing.T) {
 	}
 }
 
-// TestRefusedProviderIsAskedLess: a run that was refused waits as promised, and
-// others meanwhile are Queued, as nothing of the provider's is under way.
+// TestWaitHoldsNoPlace: between two attempts a run's place is another's.
+func TestWaitHoldsNoPlace(t *testing.T) {
+	b := newBench(t, newRun(untitled), newRun(untitled, named("later")), ready())
+	b.r.places = places.New(1, func(places.Key) {})
+	b.must(t)
+	<-b.caller.asked
+	b.caller.answer <- &chatretry.Failure{Class: chatretry.ServerError, Message: "broken"}
+	<-b.nudged
+	b.must(t)
+	if run := b.run(t); run.Status.Phase != v1alpha1.PhaseRetrying {
+		t.Fatalf("%s: %s", reasonOf(run), messageOf(run))
+	}
+	b.name = "later"
+	b.must(t)
+	<-b.caller.asked
+	if run := b.run(t); !isStreaming(run) {
+		t.Errorf("%s: %s", reasonOf(run), messageOf(run))
+	}
+}
+
+// TestRefusedProviderIsAskedLess: a run that was refused, as many others were,
+// waits as promised, and others meanwhile are Queued, as nothing of the provider's
+// is under way.
 func TestRefusedProviderIsAskedLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, newRun(untitled), newRun(untitled, named("later")), ready())
 		b.clock.SetTime(time.Now())
 		b.must(t)
 		<-b.caller.asked
+		for i := range 20 {
+			k := places.Key{Namespace: "ns", Name: fmt.Sprintf("refused-%d", i)}
+			b.r.places.Ask(places.Claim{Key: k, UID: k.Name, Model: "m"})
+			b.r.places.Leave(k, places.Result{Refused: true, Until: time.Now().Add(time.Second)})
+		}
 		b.caller.answer <- overloaded
 		<-b.nudged
 		b.must(t)
+		promised := b.run(t).Status.RetryingAt.Time
 		b.name = "later"
 		b.must(t)
 		<-time.After(queuedGrace)
 		b.must(t)
 		if run := b.run(t); reasonOf(run) != v1alpha1.ReasonQueued || messageOf(run) != providerRefusesMessage || len(b.caller.asked) != 0 {
 			t.Errorf("%s: %s", reasonOf(run), messageOf(run))
+		}
+		b.name = ""
+		if run := b.run(t); run.Status.RetryingAt == nil || run.Status.RetryingAt.Sub(promised) != 0 {
+			t.Errorf("retrying at %v, promised was %v", run.Status.RetryingAt, promised)
 		}
 	})
 }

@@ -5,6 +5,7 @@ package controller
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -82,48 +83,64 @@ func copyStorage(run *v1alpha1.ChatRun) v1alpha1.OutputStorage {
 // copied returns the copy of a run's messages, which it makes if there is none:
 // from then on every attempt asks the same, whatever becomes of the sources.
 func (r *ChatRunReconciler) copied(ctx context.Context, run, p *v1alpha1.ChatRun) (material, *waitReason, error) {
-	counted := run.Status.MessagesDigest
-	if counted != "" {
-		s, err := readSheet(ctx, r.live, run, copyStorage(run), messagesName(run))
-		switch {
-		case errors.Is(err, errForeign):
-		case err != nil:
-			return material{}, nil, err
-		case s != nil && materialOf(s).digest() == counted:
-			return materialOf(s), nil, nil
-		case s != nil:
-			return material{}, final(v1alpha1.ReasonMessagesChanged, copyChangedMessage), nil
-		}
-		// Lost. What it was made of may stand as it was.
+	storage, counted := copyStorage(run), run.Status.MessagesDigest
+	s, err := readSheet(ctx, r.live, run, storage, messagesName(run))
+	switch {
+	case apierrors.IsForbidden(err):
+		return material{}, r.forbidden(run, v1alpha1.ReasonMessagesNotKept, copyForbiddenMessage(storage, messagesName(run))), nil
+	case errors.Is(err, errForeign): // the write below tells of it
+	case err != nil:
+		return material{}, nil, err
+	case s != nil && (counted == "" || materialOf(s).digest() == counted):
+		// A manager before us may have made it, and not counted the attempt.
+		return materialOf(s), nil, nil
+	case s != nil:
+		return material{}, final(v1alpha1.ReasonMessagesChanged, copyChangedMessage), nil
+	case counted != "" && storage == v1alpha1.StorageSecret:
+		return material{}, final(v1alpha1.ReasonMessagesChanged, copyLostMessage), nil
 	}
+	// There is none, or it was lost, and what it was made of may stand as it was.
 	m, wait, err := r.gather(ctx, run, p)
-	if wait != nil && counted == "" {
-		// A manager before us may have made the copy, and not counted the attempt.
-		if s, err := readSheet(ctx, r.live, run, copyStorage(run), messagesName(run)); s != nil && err == nil {
-			return materialOf(s), nil, nil
-		}
-	}
 	switch {
 	case err != nil:
 		return material{}, nil, err
-	case counted != "" && (wait != nil || m.digest() != counted):
+	case counted != "" && wait != nil && !wait.denied, counted != "" && wait == nil && m.digest() != counted:
 		return material{}, final(v1alpha1.ReasonMessagesChanged, messagesChangedMessage), nil
 	case wait != nil:
 		return material{}, wait, nil
 	}
-	s := &sheet{storage: copyStorage(run), name: messagesName(run), data: m.data()}
+	if storage == v1alpha1.StorageSecret {
+		m.salt = rand.Text()
+	}
+	return r.keepCopy(ctx, run, &sheet{storage: storage, name: messagesName(run), data: m.data()})
+}
+
+// keepCopy writes the copy of a run's messages.
+func (r *ChatRunReconciler) keepCopy(ctx context.Context, run *v1alpha1.ChatRun, s *sheet) (material, *waitReason, error) {
 	stands, err := s.write(ctx, r.client, r.live, run)
 	switch {
 	case refusedForGood(err):
 		return material{}, final(v1alpha1.ReasonMessagesNotKept, messagesNotKeptMessage(s, err)), nil
 	case apierrors.IsForbidden(err):
-		wait := &waitReason{reason: v1alpha1.ReasonMessagesNotKept, message: messagesNotKeptMessage(s, err)}
-		wait.after = lookAgainAfter(run, r.clock.Now())
-		return material{}, wait, nil
+		return material{}, r.forbidden(run, v1alpha1.ReasonMessagesNotKept, messagesNotKeptMessage(s, err)), nil
 	case err != nil:
 		return material{}, nil, err
 	}
 	return materialOf(stands), nil, nil
+}
+
+// copyStands says whether a copy of a run's messages was made.
+func (r *ChatRunReconciler) copyStands(ctx context.Context, run *v1alpha1.ChatRun) (bool, error) {
+	s, err := readSheet(ctx, r.live, run, copyStorage(run), messagesName(run))
+	if errors.Is(err, errForeign) || apierrors.IsForbidden(err) {
+		return false, nil
+	}
+	return s != nil, err
+}
+
+// forbidden is the wait for a right that somebody has to give us.
+func (r *ChatRunReconciler) forbidden(run *v1alpha1.ChatRun, reason, message string) *waitReason {
+	return &waitReason{reason: reason, message: message, after: lookAgainAfter(run, r.clock.Now()), denied: true}
 }
 
 // gather reads what a run asks beside its spec.
@@ -145,7 +162,7 @@ func (r *ChatRunReconciler) gather(ctx context.Context, run, p *v1alpha1.ChatRun
 				return m, wait, err
 			}
 		}
-		former, wait, err := r.former(ctx, p)
+		former, wait, err := r.former(ctx, run, p)
 		if wait != nil || err != nil {
 			return m, wait, err
 		}
@@ -176,7 +193,7 @@ func (r *ChatRunReconciler) source(ctx context.Context, run *v1alpha1.ChatRun) (
 	case apierrors.IsNotFound(err):
 		message = sourceMissingMessage(ref.Name)
 	case apierrors.IsForbidden(err):
-		message = sourceForbiddenMessage(ref.Name)
+		return "", r.forbidden(run, v1alpha1.ReasonMessagesNotFound, sourceForbiddenMessage(ref.Name)), nil
 	case err != nil:
 		return "", nil, fmt.Errorf("reading ConfigMap %s: %w", ref.Name, err)
 	case !ok:
@@ -196,7 +213,7 @@ func (r *ChatRunReconciler) source(ctx context.Context, run *v1alpha1.ChatRun) (
 
 // former returns the whole conversation of a run that succeeded: what it asked,
 // and its answer.
-func (r *ChatRunReconciler) former(ctx context.Context, cached *v1alpha1.ChatRun) (conversation, *waitReason, error) {
+func (r *ChatRunReconciler) former(ctx context.Context, run, cached *v1alpha1.ChatRun) (conversation, *waitReason, error) {
 	lost := final(v1alpha1.ReasonParentUnusable, parentLostMessage(cached.Name))
 	p := &v1alpha1.ChatRun{}
 	err := r.live.Get(ctx, client.ObjectKeyFromObject(cached), p)
@@ -212,6 +229,8 @@ func (r *ChatRunReconciler) former(ctx context.Context, cached *v1alpha1.ChatRun
 		switch {
 		case errors.Is(err, errForeign), err == nil && s == nil:
 			return conversation{}, lost, nil
+		case apierrors.IsForbidden(err):
+			return conversation{}, r.forbidden(run, v1alpha1.ReasonMessagesNotFound, parentForbiddenMessage(p)), nil
 		case err != nil:
 			return conversation{}, nil, err
 		}
@@ -224,10 +243,12 @@ func (r *ChatRunReconciler) former(ctx context.Context, cached *v1alpha1.ChatRun
 		return conversation{}, lost, nil //nolint:nilerr // the reason tells of it
 	}
 	answer, stands, err := keptText(ctx, r.live, p)
-	if err != nil {
+	switch {
+	case apierrors.IsForbidden(err):
+		return conversation{}, r.forbidden(run, v1alpha1.ReasonMessagesNotFound, parentForbiddenMessage(p)), nil
+	case err != nil:
 		return conversation{}, nil, err
-	}
-	if !stands {
+	case !stands:
 		return conversation{}, lost, nil
 	}
 	c.Messages = append(c.Messages, v1alpha1.Message{Role: v1alpha1.RoleAssistant, Content: answer})

@@ -27,10 +27,11 @@ func (q *queue) Start(_ context.Context, to workqueue.TypedRateLimitingInterface
 	return nil
 }
 
-// urgent puts what the pool and the places tell before everything else: an
-// outcome frees a place, and a place starts an attempt, while the runs that are
-// only to be told where they stand may be thousands.
-const urgent = 100
+// patient puts the looks that only tell a run that it is queued behind everything
+// else: they may be thousands. An outcome, which frees a place, a place, which
+// starts an attempt, and a person's wish come in the order in which they do, as
+// the queue lets the least of what is urgent pass before all of what is not.
+const patient = -1
 
 // add enqueues a name. Nothing runs before the controller started, so there is
 // nothing to lose before that.
@@ -39,7 +40,8 @@ func (q *queue) add(key types.NamespacedName) {
 	case <-q.ready:
 		item := reconcile.Request{NamespacedName: key}
 		if p, ok := q.to.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
-			p.AddWithOpts(priorityqueue.AddOpts{Priority: new(urgent)}, item)
+			// One that waits at a lower priority is raised.
+			p.AddWithOpts(priorityqueue.AddOpts{Priority: new(0)}, item)
 		} else {
 			q.to.Add(item)
 		}

@@ -75,6 +75,8 @@ type bench struct {
 	// whether it takes effect all the same.
 	createFault  error
 	createStands bool
+	// deletes are the options of all deletes.
+	deletes []client.DeleteOptions
 }
 
 func newBench(t *testing.T, objects ...client.Object) *bench {
@@ -90,7 +92,7 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 	b.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
 		WithStatusSubresource(&v1alpha1.ChatRun{}, &v1alpha1.ChatProvider{}).
 		WithIndex(&v1alpha1.ChatRun{}, byParent, indexByParent).
-		WithInterceptorFuncs(interceptor.Funcs{SubResourcePatch: b.patch, Create: b.create}).Build()
+		WithInterceptorFuncs(interceptor.Funcs{SubResourcePatch: b.patch, Create: b.create, Delete: b.delete}).Build()
 	b.begin(t)
 	return b
 }
@@ -131,6 +133,11 @@ func (b *bench) create(ctx context.Context, c client.WithWatch, o client.Object,
 		return err
 	}
 	return b.createFault
+}
+
+func (b *bench) delete(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+	b.deletes = append(b.deletes, *(&client.DeleteOptions{}).ApplyOptions(opts))
+	return c.Delete(ctx, o, opts...)
 }
 
 func (b *bench) patch(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {

@@ -31,6 +31,15 @@ func (r *ChatRunReconciler) relatives() handler.EventHandler {
 			if before == nil || after == nil {
 				return
 			}
+			if before.UID != after.UID {
+				// One was deleted, and another has its name: a watch that was cut may tell
+				// of both at once.
+				r.wakeChildren(ctx, after, q)
+				if awaitsParent(before) {
+					wakeParent(before, q)
+				}
+				return
+			}
 			if !isFinished(before) && isFinished(after) {
 				r.wakeChildren(ctx, after, q)
 			}

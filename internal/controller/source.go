@@ -5,6 +5,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -132,9 +133,10 @@ func (s *Source) Find(ctx context.Context, namespace, name string) (streamer.Vie
 	case view.Finished:
 		view.End = endOf(run)
 		if keepsSome(run) {
+			bytes := keptBytes(run.Status.Output)
 			view.Load = func(ctx context.Context) (string, func(), error) {
-				text, release, err := s.texts.load(ctx, view.Run)
-				if err != nil && ctx.Err() == nil {
+				text, release, err := s.texts.load(ctx, view.Run, bytes)
+				if err != nil && ctx.Err() == nil && !errors.Is(err, streamer.ErrNotFound) {
 					log.FromContext(ctx).WithName("stream").Error(err, "reading an answer for the stream", "namespace", namespace, "name", name)
 				}
 				return text, release, err

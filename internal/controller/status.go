@@ -4,6 +4,7 @@
 package controller
 
 import (
+	"cmp"
 	"math"
 	"time"
 
@@ -55,7 +56,12 @@ func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1al
 			s.DelayMs, s.RetryingAt = nil, nil
 		}
 		w.resume()
-		w.underWay(phaseOf(d.reason), d.reason, d.message)
+		message := d.message
+		if d.reason == v1alpha1.ReasonQueued && reasonOf(run) == d.reason {
+			// What is full changes by the moment, and is not worth a write each time.
+			message = messageOf(run)
+		}
+		w.underWay(phaseOf(d.reason), d.reason, message)
 	case handOver:
 		w.record(d)
 		s.Worker = ""
@@ -75,7 +81,7 @@ func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1al
 		if s.Output != nil {
 			s.FinishReason = finishOf(d)
 		}
-		w.finish(v1alpha1.PhaseCancelled, metav1.ConditionFalse, v1alpha1.ReasonCancelled, cancelledMessage)
+		w.finish(v1alpha1.PhaseCancelled, metav1.ConditionFalse, v1alpha1.ReasonCancelled, cmp.Or(d.message, cancelledMessage))
 	case fail:
 		w.record(d)
 		if s.Output != nil {

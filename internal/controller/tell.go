@@ -5,6 +5,7 @@ package controller
 
 import (
 	"context"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -16,13 +17,14 @@ import (
 )
 
 // tell emits the Event of a write that stands: for retries, failures and what
-// a run waits for; none for a clean success.
+// somebody has to mend before a run can go on; none for a clean success, nor for
+// waits that end by themselves.
 func (r *ChatRunReconciler) tell(run *v1alpha1.ChatRun, d decision) {
 	kind, note := corev1.EventTypeWarning, messageOf(run)
 	switch {
 	case d.verb == retry:
 		note = retryNote(run)
-	case d.verb == hold && d.reason == v1alpha1.ReasonRetrying:
+	case d.verb == hold && !slices.Contains(mendable, d.reason):
 		return
 	case d.verb == fail, d.verb == hold:
 	case d.verb == cancel, d.verb == suspend, d.verb == handOver:
@@ -32,6 +34,10 @@ func (r *ChatRunReconciler) tell(run *v1alpha1.ChatRun, d decision) {
 	}
 	r.recorder.Eventf(referenceTo(run), nil, kind, reasonOf(run), string(d.verb), "%s", bounded(note))
 }
+
+// mendable are the reasons to wait that no turn of the queue and no end of another
+// run takes away.
+var mendable = []string{v1alpha1.ReasonProviderNotReady, v1alpha1.ReasonMessagesNotFound, v1alpha1.ReasonMessagesNotKept}
 
 // referenceTo names a run without its resourceVersion: with it no two Events
 // are alike, and nothing folds a run's hundred retries into one with a count.

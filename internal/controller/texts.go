@@ -23,6 +23,8 @@ const (
 	// maxTextBytes bounds the answers of finished runs that are held for their
 	// readers: some 300 of the longest, and thousands of ordinary ones.
 	maxTextBytes = 256 << 20
+	// maxTextBytesOfOne leaves a quarter to the other namespaces.
+	maxTextBytesOfOne = maxTextBytes - maxTextBytes/4
 	// textLinger is how long a text is held after its last reader went, so that
 	// many who come one by one, or one who asks again and again, cost the API
 	// server little.
@@ -39,9 +41,10 @@ type texts struct {
 
 	mu    sync.Mutex
 	byUID map[string]*sharedText
-	// bytes is what all of them take; one that is still being read counts as the
-	// longest.
-	bytes int
+	// bytes is what all of them take, one that is still being read as much as its
+	// status tells; namespaces is the same by namespace.
+	bytes      int
+	namespaces map[string]int
 }
 
 // sharedText is one answer.
@@ -51,13 +54,14 @@ type sharedText struct {
 	text string
 	err  error
 
-	readers int
-	bytes   int
-	linger  *time.Timer
+	namespace string
+	readers   int
+	bytes     int
+	linger    *time.Timer
 }
 
 func newTexts(live client.Reader) *texts {
-	return &texts{live: live, byUID: map[string]*sharedText{}}
+	return &texts{live: live, byUID: map[string]*sharedText{}, namespaces: map[string]int{}}
 }
 
 // keepsSome says whether anything is kept of a finished run's answer.
@@ -65,11 +69,16 @@ func keepsSome(run *v1alpha1.ChatRun) bool {
 	return run.Status.Output != nil && storageOf(run) != v1alpha1.StorageNone
 }
 
+// keptBytes is how much is kept of an answer.
+func keptBytes(out *v1alpha1.Output) int {
+	return int(valueOr(out.StoredBytes, min(valueOr(out.Bytes, 0), v1alpha1.MaxInlineOutputBytes)))
+}
+
 // load returns the answer of a finished run, or what is kept of it: nothing if
-// the object that kept it is gone. release is to be called when it is not needed
-// any more.
-func (t *texts) load(ctx context.Context, run streamer.Run) (text string, release func(), err error) {
-	s, err := t.join(ctx, run)
+// the object that kept it is gone. It has as many bytes as the status told.
+// release is to be called when it is not needed any more.
+func (t *texts) load(ctx context.Context, run streamer.Run, bytes int) (text string, release func(), err error) {
+	s, err := t.join(ctx, run, bytes)
 	if err != nil {
 		return "", nil, err
 	}
@@ -87,17 +96,17 @@ func (t *texts) load(ctx context.Context, run streamer.Run) (text string, releas
 }
 
 // join adds a reader to a text, which is fetched if it is not there.
-func (t *texts) join(ctx context.Context, run streamer.Run) (*sharedText, error) {
+func (t *texts) join(ctx context.Context, run streamer.Run, bytes int) (*sharedText, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.byUID[run.UID]
 	if s == nil {
-		if !t.makeRoom(v1alpha1.MaxStoredBytes) {
+		if !t.makeRoom(run.Namespace, bytes) {
 			return nil, streamer.ErrBusy
 		}
-		s = &sharedText{done: make(chan struct{}), bytes: v1alpha1.MaxStoredBytes}
+		s = &sharedText{done: make(chan struct{}), namespace: run.Namespace}
 		t.byUID[run.UID] = s
-		t.bytes += s.bytes
+		t.resize(s, bytes)
 		go t.fetch(logr.NewContext(context.WithoutCancel(ctx), logr.Discard()), run, s)
 	}
 	if s.linger != nil {
@@ -109,18 +118,40 @@ func (t *texts) join(ctx context.Context, run streamer.Run) (*sharedText, error)
 }
 
 // makeRoom drops texts without readers until there is room for another, and
-// reports whether there is.
-func (t *texts) makeRoom(bytes int) bool {
+// reports whether there is. One that is still being read takes its memory whether
+// or not anybody waits for it.
+func (t *texts) makeRoom(namespace string, bytes int) bool {
+	room := func() bool {
+		return t.bytes+bytes <= maxTextBytes && t.namespaces[namespace]+bytes <= maxTextBytesOfOne
+	}
 	for uid, s := range t.byUID {
-		if t.bytes+bytes <= maxTextBytes {
+		if room() {
 			break
 		}
-		if s.readers == 0 {
+		if s.readers == 0 && s.fetched() {
 			s.linger.Stop()
 			t.drop(uid, s)
 		}
 	}
-	return t.bytes+bytes <= maxTextBytes
+	return room()
+}
+
+func (s *sharedText) fetched() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// resize changes what a text takes.
+func (t *texts) resize(s *sharedText, bytes int) {
+	t.bytes += bytes - s.bytes
+	if t.namespaces[s.namespace] += bytes - s.bytes; t.namespaces[s.namespace] == 0 {
+		delete(t.namespaces, s.namespace)
+	}
+	s.bytes = bytes
 }
 
 func (t *texts) fetch(ctx context.Context, run streamer.Run, s *sharedText) {
@@ -134,9 +165,8 @@ func (t *texts) fetch(ctx context.Context, run streamer.Run, s *sharedText) {
 	if t.byUID[run.UID] != s {
 		return
 	}
-	t.bytes += len(text) - s.bytes
-	s.bytes = len(text)
-	if err != nil {
+	t.resize(s, len(text))
+	if err != nil || s.readers == 0 {
 		// The next reader tries again.
 		t.drop(run.UID, s)
 	}
@@ -152,7 +182,7 @@ func (t *texts) leave(uid string, s *sharedText) {
 	s.linger = time.AfterFunc(textLinger, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if s.readers == 0 {
+		if s.readers == 0 && s.fetched() {
 			t.drop(uid, s)
 		}
 	})
@@ -161,7 +191,7 @@ func (t *texts) leave(uid string, s *sharedText) {
 func (t *texts) drop(uid string, s *sharedText) {
 	if t.byUID[uid] == s {
 		delete(t.byUID, uid)
-		t.bytes -= s.bytes
+		t.resize(s, 0)
 	}
 }
 

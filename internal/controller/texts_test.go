@@ -80,7 +80,7 @@ func TestTextsAreShared(t *testing.T) {
 					// The first one goes away while it is read; nobody else suffers.
 					time.AfterFunc(time.Millisecond, cancel)
 				}
-				text, release, err := texts.load(ctx, runOf(run))
+				text, release, err := texts.load(ctx, runOf(run), len(long))
 				switch {
 				case i == 0 && !errors.Is(err, context.Canceled):
 					t.Errorf("the one that went away: %v", err)
@@ -102,7 +102,7 @@ func TestTextsAreShared(t *testing.T) {
 		}
 		// A moment later it is still there, and then it is not.
 		<-time.After(textLinger - time.Second)
-		_, release, err := texts.load(t.Context(), runOf(run))
+		_, release, err := texts.load(t.Context(), runOf(run), 20_000)
 		if err != nil || api.take() != 0 {
 			t.Errorf("%v, or it was read again", err)
 		}
@@ -121,18 +121,18 @@ func TestTextsThatFail(t *testing.T) {
 		api := server(t, run, object)
 		api.err = errors.New("etcd has no leader")
 		texts := newTexts(api)
-		if _, _, err := texts.load(t.Context(), runOf(run)); err == nil {
+		if _, _, err := texts.load(t.Context(), runOf(run), 20_000); err == nil {
 			t.Fatal("no error")
 		}
 		api.err = nil
-		if text, release, err := texts.load(t.Context(), runOf(run)); err != nil || len(text) != 20_000 {
+		if text, release, err := texts.load(t.Context(), runOf(run), 20_000); err != nil || len(text) != 20_000 {
 			t.Errorf("after an error: %v", err)
 		} else {
 			release()
 		}
 		other := runOf(run)
 		other.UID = "another"
-		if _, _, err := texts.load(t.Context(), other); !errors.Is(err, streamer.ErrNotFound) {
+		if _, _, err := texts.load(t.Context(), other, 1); !errors.Is(err, streamer.ErrNotFound) {
 			t.Errorf("a run of another UID: %v", err)
 		}
 		<-time.After(time.Minute)
@@ -143,39 +143,109 @@ func TestTextsThatFail(t *testing.T) {
 	})
 }
 
-// TestTextsAreBounded: what is held for readers has an end, and what nobody
-// reads makes room.
+// TestTextsAreBounded: what is held for readers has an end, for one namespace as
+// well, and what nobody reads makes room.
 func TestTextsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		api := server(t)
-		texts := newTexts(api)
+		texts := newTexts(server(t))
 		var ends []context.CancelFunc
 		var readers sync.WaitGroup
-		most := maxTextBytes / v1alpha1.MaxStoredBytes
-		for i := range most {
-			ctx, cancel := context.WithCancel(t.Context())
-			ends = append(ends, cancel)
-			readers.Go(func() {
-				_, _, _ = texts.load(ctx, streamer.Run{UID: fmt.Sprint(i), Namespace: "ns", Name: "x"})
-			})
+		read := func(namespace string, n int) {
+			for i := range n {
+				ctx, cancel := context.WithCancel(t.Context())
+				ends = append(ends, cancel)
+				readers.Go(func() {
+					_, _, _ = texts.load(ctx, streamer.Run{UID: fmt.Sprint(namespace, i), Namespace: namespace, Name: "x"}, v1alpha1.MaxStoredBytes)
+				})
+			}
+			synctest.Wait()
 		}
-		synctest.Wait()
-		if _, _, err := texts.load(t.Context(), streamer.Run{UID: "more"}); !errors.Is(err, streamer.ErrBusy) {
-			t.Errorf("one too many: %v", err)
+		busy := func(namespace string, bytes int) bool {
+			_, _, err := texts.load(t.Context(), streamer.Run{UID: "more", Namespace: namespace, Name: "x"}, bytes)
+			return errors.Is(err, streamer.ErrBusy)
+		}
+		read("a", maxTextBytesOfOne/v1alpha1.MaxStoredBytes)
+		if !busy("a", v1alpha1.MaxStoredBytes) {
+			t.Error("one namespace may take more than its share")
+		}
+		read("b", (maxTextBytes-maxTextBytesOfOne)/v1alpha1.MaxStoredBytes+1)
+		if !busy("c", v1alpha1.MaxStoredBytes) {
+			t.Error("all may take more than there is")
 		}
 		for _, end := range ends {
 			end()
 		}
 		readers.Wait()
-		if _, _, err := texts.load(t.Context(), streamer.Run{UID: "more"}); !errors.Is(err, streamer.ErrNotFound) {
-			t.Errorf("after all went: %v", err)
+		if !busy("c", v1alpha1.MaxStoredBytes) {
+			t.Error("what is still being read takes no memory")
+		}
+		<-time.After(2 * time.Second)
+		synctest.Wait()
+		if busy("c", v1alpha1.MaxStoredBytes) {
+			t.Error("what nobody reads makes no room")
 		}
 		<-time.After(time.Minute)
 		synctest.Wait()
-		if texts.bytes != 0 {
-			t.Errorf("%d bytes are left", texts.bytes)
+		if len(texts.byUID) != 0 || texts.bytes != 0 || len(texts.namespaces) != 0 {
+			t.Errorf("%d bytes are left, %v", texts.bytes, texts.namespaces)
 		}
 	})
+}
+
+// TestManyShortTexts: as many are read at once as fit, not as would if all were
+// long.
+func TestManyShortTexts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 2000
+		objects := make([]client.Object, many)
+		runs := make([]*v1alpha1.ChatRun, many)
+		for i := range many {
+			runs[i] = newRun(named(fmt.Sprint("run-", i)), ended(succeed, ""))
+			objects[i] = runs[i].DeepCopy()
+		}
+		texts := newTexts(server(t, objects...))
+		var readers sync.WaitGroup
+		for _, run := range runs {
+			readers.Go(func() {
+				text, release, err := texts.load(t.Context(), runOf(run), keptBytes(run.Status.Output))
+				if err != nil || text != "Hello" {
+					t.Errorf("%s: %q, %v", run.Name, text, err)
+					return
+				}
+				release()
+			})
+		}
+		readers.Wait()
+		<-time.After(time.Minute)
+		synctest.Wait()
+	})
+}
+
+// TestAbandonedTextIsForgotten also if it is read only after everybody's patience
+// was over.
+func TestAbandonedTextIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		run := newRun(ended(succeed, ""))
+		texts := newTexts(stuck{})
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if _, _, err := texts.load(ctx, runOf(run), 5); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		<-time.After(2 * textTimeout)
+		synctest.Wait()
+		if len(texts.byUID) != 0 || texts.bytes != 0 {
+			t.Errorf("%d texts of %d bytes are left", len(texts.byUID), texts.bytes)
+		}
+	})
+}
+
+// stuck is an API server that answers nothing.
+type stuck struct{ client.Reader }
+
+func (stuck) Get(ctx context.Context, _ client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 func TestKeptText(t *testing.T) {
@@ -203,7 +273,7 @@ func TestKeptText(t *testing.T) {
 			for _, o := range tc.objects {
 				objects = append(objects, o.DeepCopyObject().(client.Object))
 			}
-			text, release, err := newTexts(server(t, objects...)).load(t.Context(), runOf(tc.run))
+			text, release, err := newTexts(server(t, objects...)).load(t.Context(), runOf(tc.run), keptBytes(tc.run.Status.Output))
 			if err != nil || text != tc.want {
 				t.Errorf("%s: %v, %d bytes", tc.name, err, len(text))
 			}

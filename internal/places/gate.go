@@ -34,17 +34,22 @@ const (
 	maxQuiet = 15 * time.Second
 )
 
-// provider is what is known of one: what it has under way, and its gate.
-type provider struct {
-	limit int
+// gateKey names what attempts are refused for: vendors count by the model.
+type gateKey struct{ provider, model string }
+
+// gate is what is known of a model of a provider: what it has under way, and how
+// much it takes.
+type gate struct {
+	key      gateKey
+	provider *provider
 	// held counts its places, begun those whose attempt was accepted.
 	held, begun int
 	// waiting counts the runs that wait for it.
 	waiting int
 
-	// gate is how many attempts it is let have under way after a refusal; 0 before
-	// any, and once it is forgotten.
-	gate int
+	// width is how many attempts are let under way after refusals; 0 before any, and
+	// once they are forgotten.
+	width int
 	// step is by how much the gate rises next, which doubles while that holds. clean
 	// counts the attempts accepted since it rose or fell, and it rises after patience
 	// times as many as it lets through.
@@ -58,8 +63,8 @@ type provider struct {
 	share     float64
 	streak    int
 	refusedAt time.Time
-	// changedAt is when the gate rose or fell last.
-	changedAt time.Time
+	// changedAt is when the gate rose or fell last, seatedAt when a place was given.
+	changedAt, seatedAt time.Time
 	// quiet is when the next probe may be made while nothing is accepted: when the
 	// run that was refused last may go on, as its status promises, or maxQuiet later.
 	quiet time.Time
@@ -68,28 +73,36 @@ type provider struct {
 	alarmAt time.Time
 }
 
-func (p *Places) provider(uid string) *provider {
-	to := p.providers[uid]
-	if to == nil {
-		to = &provider{}
-		p.providers[uid] = to
+// gate returns one, which is made if it is not there.
+func (p *Places) gate(k gateKey) *gate {
+	g := p.gates[k]
+	if g == nil {
+		to := p.providers[k.provider]
+		if to == nil {
+			to = &provider{}
+			p.providers[k.provider] = to
+		}
+		to.gates++
+		g = &gate{key: k, provider: to}
+		p.gates[k] = g
 	}
-	return to
+	return g
 }
-
-// full says whether its own bound is reached.
-func (to *provider) full() bool { return to.limit > 0 && to.held >= to.limit }
 
 // room says whether another attempt may be made.
-func (to *provider) room(now time.Time) bool {
-	if to.full() {
+func (g *gate) room(now time.Time) bool {
+	switch {
+	case g.provider.full():
 		return false
-	}
-	if to.gate == 0 || now.Sub(to.refusedAt) >= gateMemory {
+	case g.width == 0 || g.forgotten(now):
 		return true
 	}
-	return to.held < to.gate && (to.begun > 0 || !now.Before(to.quiet))
+	return g.held < g.width && (g.begun > 0 || !now.Before(g.quiet))
 }
+
+// forgotten says whether the last refusal is too long ago to matter, or there was
+// none.
+func (g *gate) forgotten(now time.Time) bool { return now.Sub(g.refusedAt) >= gateMemory }
 
 // refused is told after the refused attempt left. While most attempts are
 // refused it closes the gate to what is left under way: those were accepted, or
@@ -98,134 +111,137 @@ func (to *provider) room(now time.Time) bool {
 // more than before. Any other refusal changes nothing: a provider that refuses
 // here and there, as one does that others keep busy, takes no more for being
 // asked less.
-func (to *provider) refused(now, until time.Time) {
-	if now.Sub(to.refusedAt) >= gateMemory {
-		to.gate, to.patience = 0, 1
+func (g *gate) refused(now, until time.Time) {
+	if g.forgotten(now) {
+		g.width, g.share, g.patience = 0, 0, 1
 	}
-	to.refusedAt = now
-	to.share += (1 - to.share) * lately
-	to.streak++
-	switch left := max(to.held, 1); {
-	case to.share >= mostly && (to.gate == 0 || left < to.gate):
-		to.set(left, now)
-	case to.raised && to.peak <= to.before && to.streak >= beyondChance:
-		to.set(to.before, now)
+	g.refusedAt = now
+	g.share += (1 - g.share) * lately
+	g.streak++
+	switch left := max(g.held, 1); {
+	case g.share >= mostly && (g.width == 0 || left < g.width):
+		g.set(left, now)
+	case g.raised && g.peak <= g.before && g.streak >= beyondChance:
+		g.set(g.before, now)
 		// It takes no more than before: the next look is further off.
-		to.patience = min(2*to.patience, maxPatience)
+		g.patience = min(2*g.patience, maxPatience)
 	}
-	if to.begun > 0 {
+	if g.begun > 0 {
 		return
 	}
 	if last := now.Add(maxQuiet); until.After(last) {
 		until = last
 	}
-	if until.After(to.quiet) {
-		to.quiet = until
+	if until.After(g.quiet) {
+		g.quiet = until
 	}
 }
 
 // set lowers the gate.
-func (to *provider) set(gate int, now time.Time) {
-	to.gate, to.changedAt = gate, now
-	to.peak, to.step, to.clean, to.raised = 0, 1, 0, false
+func (g *gate) set(width int, now time.Time) {
+	g.width, g.changedAt = width, now
+	g.peak, g.step, g.clean, g.raised = 0, 1, 0, false
 }
 
 // accepted opens the gate a little, once as many were accepted as it lets
 // through.
-func (to *provider) accepted(now time.Time) {
-	to.quiet = time.Time{}
-	to.share -= to.share * lately
-	to.streak = 0
-	to.peak = max(to.peak, to.begun)
-	if to.gate == 0 {
+func (g *gate) accepted(now time.Time) {
+	g.quiet = time.Time{}
+	g.share -= g.share * lately
+	g.streak = 0
+	g.peak = max(g.peak, g.begun)
+	if g.width == 0 {
 		return
 	}
 	// A refusal costs its run a wait, which is not worth it for a queue that will
 	// be gone by then.
-	enough := to.patience == 1 || to.waiting >= to.gate*min(to.patience, worthProbing)
-	if to.clean++; to.clean >= to.gate*to.patience && to.waiting > 0 && enough {
-		to.rise(now)
+	enough := g.patience == 1 || g.waiting >= g.width*min(g.patience, worthProbing)
+	if g.clean++; g.clean >= g.width*g.patience && g.waiting > 0 && enough {
+		g.rise(now)
 	}
 }
 
 // rise opens the gate a little more than the last time, if that held.
-func (to *provider) rise(now time.Time) {
-	if to.raised && to.peak > to.before {
+func (g *gate) rise(now time.Time) {
+	if g.raised && g.peak > g.before {
 		// It takes more than before, so it may take more still.
-		to.step, to.patience = 2*to.step, 1
+		g.step, g.patience = 2*g.step, 1
 	}
-	to.before = to.gate
-	to.gate += to.step
-	to.peak, to.clean, to.streak, to.raised, to.changedAt = to.begun, 0, 0, true, now
+	g.before = g.width
+	g.width += g.step
+	g.peak, g.clean, g.streak, g.raised, g.changedAt = g.begun, 0, 0, true, now
 }
 
 // due is when something has to happen for runs that wait although nothing that
 // is under way ends: the next probe of a provider that takes nothing, or the next
-// rise of the gate, as long answers may come to no window for minutes. The zero
-// time is never.
-func (to *provider) due(now time.Time) time.Time {
+// rise of the gate, as long answers may come to no window for minutes, and a probe
+// may get no answer at all. The zero time is never.
+func (g *gate) due(now time.Time) time.Time {
 	switch {
-	case to.gate == 0 || to.waiting == 0 || to.full():
+	case g.width == 0 || g.waiting == 0 || g.provider.full():
 		return time.Time{}
-	case to.begun > 0 && to.held >= to.gate:
-		return to.changedAt.Add(probeEvery * time.Duration(to.patience))
-	case to.begun == 0 && now.Before(to.quiet):
-		return to.quiet
+	case g.held >= g.width && g.begun > 0:
+		return g.changedAt.Add(probeEvery * time.Duration(g.patience))
+	case g.held >= g.width:
+		return g.seatedAt.Add(maxQuiet * time.Duration(g.patience))
+	case g.begun == 0 && now.Before(g.quiet):
+		return g.quiet
 	}
 	return time.Time{}
 }
 
 // alarm sets the timer for what is due.
-func (to *provider) alarm(now time.Time, p *Places) {
-	at := to.due(now)
-	if at.Equal(to.alarmAt) {
+func (p *Places) alarm(g *gate, now time.Time) {
+	at := g.due(now)
+	if at.Equal(g.alarmAt) {
 		return
 	}
-	if to.timer != nil {
-		to.timer.Stop()
+	if g.timer != nil {
+		g.timer.Stop()
 	}
-	if to.alarmAt = at; at.IsZero() {
+	if g.alarmAt = at; at.IsZero() {
 		return
 	}
-	to.timer = time.AfterFunc(at.Sub(now), func() { p.ring(to, at) })
+	g.timer = time.AfterFunc(at.Sub(now), func() { p.ring(g, at) })
 }
 
 // ring does what is due.
-func (p *Places) ring(to *provider, at time.Time) {
+func (p *Places) ring(g *gate, at time.Time) {
 	p.mu.Lock()
 	var woken []Key
-	if to.alarmAt.Equal(at) {
+	if g.alarmAt.Equal(at) {
 		now := time.Now()
-		to.alarmAt = time.Time{}
-		if due := to.due(now); to.begun > 0 && !due.IsZero() && !due.After(now) {
-			to.rise(now)
+		g.alarmAt = time.Time{}
+		if due := g.due(now); g.held >= g.width && !due.IsZero() && !due.After(now) {
+			g.rise(now)
 		}
 		woken = p.dispatch(now)
-		to.alarm(now, p)
+		p.alarm(g, now)
 	}
 	p.mu.Unlock()
 	p.tell(woken, Key{})
 }
 
-// tidy forgets a provider of which nothing is left to know, now or once its
-// last refusal is long enough ago.
-func (p *Places) tidy(uid string, now time.Time) {
-	to := p.providers[uid]
-	if to == nil || to.held > 0 || to.waiting > 0 {
+// tidy forgets a gate of which nothing is left to know, now or once its last
+// refusal is long enough ago.
+func (p *Places) tidy(g *gate, now time.Time) {
+	if g.held > 0 || g.waiting > 0 || p.gates[g.key] != g {
 		return
 	}
-	if to.timer != nil {
-		to.timer.Stop()
+	if g.timer != nil {
+		g.timer.Stop()
 	}
-	to.alarmAt = time.Time{}
-	left := gateMemory - now.Sub(to.refusedAt)
-	if to.gate == 0 || left <= 0 {
-		delete(p.providers, uid)
+	g.alarmAt = time.Time{}
+	if g.forgotten(now) {
+		delete(p.gates, g.key)
+		if g.provider.gates--; g.provider.gates == 0 {
+			delete(p.providers, g.key.provider)
+		}
 		return
 	}
-	to.timer = time.AfterFunc(left, func() {
+	g.timer = time.AfterFunc(gateMemory-now.Sub(g.refusedAt), func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.tidy(uid, time.Now())
+		p.tidy(g, time.Now())
 	})
 }

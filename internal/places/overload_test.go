@@ -99,7 +99,7 @@ func (w *world) run(c Claim, answer time.Duration, turn chan struct{}, dice *ran
 		delay = min(2*delay, maxDelay)
 	}
 	<-time.After(firstPart)
-	w.Begun(c.Key)
+	w.Begun(c.Key, c.UID)
 	<-time.After(answer - firstPart)
 	w.end()
 	w.Leave(c.Key, Result{Accepted: true})
@@ -193,6 +193,10 @@ func TestChangingProvider(t *testing.T) {
 			at(time.Second, 0)(w)
 			at(time.Minute, 20)(w)
 		}}, 1.5, 2 * time.Minute},
+		// Refusals that meet nobody else are remembered as well.
+		{"is away, 10/s", scenario{runs: 300, answer: 300 * ms, rate: 10, then: at(10*time.Minute, 20)}, 2, 12 * time.Minute},
+		{"is away, 50/s", scenario{runs: 300, answer: 300 * ms, rate: 50, then: at(10*time.Minute, 20)}, 2, 12 * time.Minute},
+		{"is away, 150/s", scenario{runs: 300, answer: 300 * ms, rate: 150, then: at(10*time.Minute, 20)}, 2, 12 * time.Minute},
 		{"comes up late", scenario{runs: 300, capacity: 0, answer: 300 * ms, then: at(2*time.Minute, 20)}, 2, 4 * time.Minute},
 		// With no bound at all chance would let a run wait four times, 31 s with its
 		// answer's 10.
@@ -235,4 +239,72 @@ func TestChangingProvider(t *testing.T) {
 			t.Errorf("%s: more than %.2f refusals a run, or %v", tc.name, tc.refusals, tc.within)
 		}
 	}
+}
+
+// TestModelsApart: what a provider refuses of one model says nothing of another.
+func TestModelsApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New(0, func(Key) {})
+		busy, other := claim("a", 0), claim("a", 1)
+		busy.Model, other.Model = "busy", "other"
+		for range 30 {
+			ask(t, p, busy, Granted)
+			p.Leave(busy.Key, Result{Refused: true, Until: time.Now().Add(time.Second)})
+			<-time.After(maxQuiet)
+		}
+		ask(t, p, busy, Granted)
+		waits := claim("a", 2)
+		waits.Model = busy.Model
+		ask(t, p, waits, ProviderRefuses)
+		ask(t, p, other, Granted)
+		// The bound of the provider is one for all its models.
+		last := limited(claim("a", 3), 2)
+		last.Model = "third"
+		ask(t, p, last, ProviderFull)
+		for _, c := range []Claim{busy, other, waits, last} {
+			p.Leave(c.Key, Result{})
+		}
+		<-time.After(2 * gateMemory)
+		synctest.Wait()
+		empty(t, p)
+	})
+}
+
+// TestSilentProbe: a provider that neither takes nor refuses what it is asked is
+// asked again, by few.
+func TestSilentProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var woken []Key
+		p := New(0, func(k Key) {
+			mu.Lock()
+			defer mu.Unlock()
+			woken = append(woken, k)
+		})
+		for i := range 30 {
+			c := claim("a", i)
+			ask(t, p, c, Granted)
+			p.Leave(c.Key, Result{Refused: true, Until: time.Now().Add(time.Second)})
+			<-time.After(maxQuiet)
+		}
+		for i := range 40 {
+			p.Ask(claim("a", i))
+		}
+		<-time.After(10 * time.Minute)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if n := len(woken); n < 10 || n > int(10*time.Minute/maxQuiet) {
+			t.Errorf("%d were woken in ten minutes", n)
+		}
+		for i := range 40 {
+			p.Leave(claim("a", i).Key, Result{})
+		}
+		for _, k := range keysOf(p.held) {
+			p.Leave(k, Result{})
+		}
+		<-time.After(2 * gateMemory)
+		synctest.Wait()
+		empty(t, p)
+	})
 }

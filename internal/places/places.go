@@ -20,9 +20,13 @@ type Claim struct {
 	// attempts it allows at a time; 0 is no bound. The last claim's counts.
 	Provider string
 	Limit    int
+	// Model is the one that is to be asked.
+	Model string
 	// Created gives a run its turn: the oldest comes first.
 	Created time.Time
 }
+
+func (c Claim) gate() gateKey { return gateKey{c.Provider, c.Model} }
 
 // Answer is what a claim comes to.
 type Answer string
@@ -34,8 +38,8 @@ const (
 	ManagerFull Answer = "ManagerFull"
 	// ProviderFull: all places of the provider are taken.
 	ProviderFull Answer = "ProviderFull"
-	// ProviderRefuses: the provider refused attempts lately, and has as many under
-	// way as it is known to take.
+	// ProviderRefuses: the provider refused attempts at the model lately, and has as
+	// many under way as it is known to take.
 	ProviderRefuses Answer = "ProviderRefuses"
 )
 
@@ -61,13 +65,25 @@ type Places struct {
 	queues     map[queueKey]*queue // those that somebody waits in
 	namespaces map[string]*namespace
 	providers  map[string]*provider
+	gates      map[gateKey]*gate
 	// served counts the places that were given, to tell who was served last.
 	served uint64
 }
 
+// provider is one that attempts are made at.
+type provider struct {
+	limit, held int
+	// gates counts those of its models.
+	gates int
+}
+
+// full says whether its own bound is reached.
+func (to *provider) full() bool { return to.limit > 0 && to.held >= to.limit }
+
 // seat is a place that is taken, or reserved for a run that was woken.
 type seat struct {
 	Claim
+	gate  *gate
 	begun bool
 }
 
@@ -86,7 +102,7 @@ func New(limit int, wake func(Key)) *Places {
 	return &Places{
 		limit: limit, wake: wake,
 		held: map[Key]*seat{}, waiting: map[Key]*waiter{}, queues: map[queueKey]*queue{},
-		namespaces: map[string]*namespace{}, providers: map[string]*provider{},
+		namespaces: map[string]*namespace{}, providers: map[string]*provider{}, gates: map[gateKey]*gate{},
 	}
 }
 
@@ -96,21 +112,24 @@ func New(limit int, wake func(Key)) *Places {
 func (p *Places) Ask(c Claim) (Answer, time.Duration) {
 	p.mu.Lock()
 	now := time.Now()
-	to := p.provider(c.Provider)
-	to.limit = c.Limit
-	if s := p.held[c.Key]; s != nil && (s.UID != c.UID || s.Provider != c.Provider) {
+	to := p.gate(c.gate())
+	to.provider.limit = c.Limit
+	s := p.held[c.Key]
+	if s != nil && (s.UID != c.UID || s.gate != to) {
 		p.vacate(s)
 	}
 	if p.held[c.Key] == nil {
-		p.enqueue(c, now)
+		p.enqueue(c, to, now)
 	}
 	woken := p.dispatch(now)
 	answer, waited := Granted, time.Duration(0)
 	if w := p.waiting[c.Key]; w != nil {
-		answer, waited = p.why(to, now), now.Sub(w.since)
-		to.alarm(now, p)
+		answer, waited = why(to, now), now.Sub(w.since)
+		p.alarm(to, now)
 	}
-	p.tidy(c.Provider, now)
+	if s != nil {
+		p.tidy(s.gate, now)
+	}
 	p.mu.Unlock()
 	p.tell(woken, c.Key)
 	return answer, waited
@@ -124,22 +143,26 @@ func (p *Places) Force(c Claim) {
 	if p.held[c.Key] != nil {
 		return
 	}
-	p.dequeue(c.Key)
-	p.seat(c)
+	now := time.Now()
+	if w := p.waiting[c.Key]; w != nil {
+		p.dequeue(w)
+		defer p.tidy(w.gate, now)
+	}
+	p.seat(c, p.gate(c.gate()), now)
 }
 
-// Begun tells that the provider accepted an attempt: its first part is there.
-func (p *Places) Begun(k Key) {
+// Begun tells that the provider accepted the attempt of the run with this UID: its
+// first part is there.
+func (p *Places) Begun(k Key, uid string) {
 	p.mu.Lock()
 	now := time.Now()
 	var woken []Key
-	if s := p.held[k]; s != nil && !s.begun {
+	if s := p.held[k]; s != nil && s.UID == uid && !s.begun {
 		s.begun = true
-		to := p.provider(s.Provider)
-		to.begun++
-		to.accepted(now)
+		s.gate.begun++
+		s.gate.accepted(now)
 		woken = p.dispatch(now)
-		to.alarm(now, p)
+		p.alarm(s.gate, now)
 	}
 	p.mu.Unlock()
 	p.tell(woken, Key{})
@@ -154,20 +177,19 @@ func (p *Places) Leave(k Key, r Result) {
 	var woken []Key
 	switch {
 	case s != nil:
-		to := p.provider(s.Provider)
 		if r.Accepted && !s.begun {
-			to.accepted(now)
+			s.gate.accepted(now)
 		}
 		p.vacate(s)
 		if r.Refused {
-			to.refused(now, r.Until)
+			s.gate.refused(now, r.Until)
 		}
 		woken = p.dispatch(now)
-		to.alarm(now, p)
-		p.tidy(s.Provider, now)
+		p.alarm(s.gate, now)
+		p.tidy(s.gate, now)
 	case w != nil:
-		p.dequeue(k)
-		p.tidy(w.Provider, now)
+		p.dequeue(w)
+		p.tidy(w.gate, now)
 	}
 	p.mu.Unlock()
 	p.tell(woken, Key{})
@@ -181,21 +203,22 @@ func (p *Places) dispatch(now time.Time) []Key {
 		if next == nil {
 			break
 		}
-		c := next.oldest().Claim
-		p.dequeue(c.Key)
-		p.seat(c)
-		woken = append(woken, c.Key)
+		w := next.oldest()
+		p.dequeue(w)
+		p.seat(w.Claim, w.gate, now)
+		p.alarm(w.gate, now)
+		woken = append(woken, w.Key)
 	}
 	return woken
 }
 
 // next returns the queue whose turn it is; nil if nobody who waits may have a
-// place. It looks at every queue: there is one a provider, and a look takes
+// place. It looks at every queue: there is one a model, and a look takes
 // nanoseconds.
 func (p *Places) next(now time.Time) *queue {
 	var best *queue
 	for _, q := range p.queues {
-		if q.provider.room(now) && (best == nil || q.before(best)) {
+		if q.gate.room(now) && (best == nil || q.before(best)) {
 			best = q
 		}
 	}
@@ -203,43 +226,47 @@ func (p *Places) next(now time.Time) *queue {
 }
 
 // why says what a run waits for.
-func (p *Places) why(to *provider, now time.Time) Answer {
+func why(g *gate, now time.Time) Answer {
 	switch {
-	case to.full():
+	case g.provider.full():
 		return ProviderFull
-	case !to.room(now):
+	case !g.room(now):
 		return ProviderRefuses
 	default:
 		return ManagerFull
 	}
 }
 
-func (p *Places) seat(c Claim) {
-	s := &seat{Claim: c}
-	p.held[c.Key] = s
+func (p *Places) seat(c Claim, g *gate, now time.Time) {
+	p.held[c.Key] = &seat{Claim: c, gate: g}
 	n := p.namespace(c.Key.Namespace)
 	n.users++
 	n.held++
 	p.served++
 	n.served = p.served
-	p.provider(c.Provider).held++
+	g.held++
+	g.provider.held++
+	g.seatedAt = now
 }
 
 func (p *Places) vacate(s *seat) {
 	delete(p.held, s.Key)
 	p.namespaces[s.Key.Namespace].held--
 	p.release(s.Key.Namespace)
-	to := p.providers[s.Provider]
-	to.held--
+	s.gate.held--
+	s.gate.provider.held--
 	if s.begun {
-		to.begun--
+		s.gate.begun--
 	}
 }
 
+// namespace returns one, which is made if it is not there. It counts as served
+// just now: one that comes again and again with a run at a time would have every
+// turn otherwise.
 func (p *Places) namespace(name string) *namespace {
 	n := p.namespaces[name]
 	if n == nil {
-		n = &namespace{}
+		n = &namespace{served: p.served}
 		p.namespaces[name] = n
 	}
 	return n

@@ -56,8 +56,8 @@ func empty(t *testing.T, p *Places) {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.held) + len(p.waiting) + len(p.queues) + len(p.namespaces) + len(p.providers); n > 0 {
-		t.Errorf("left behind: %v %v %v %v %v", p.held, p.waiting, p.queues, p.namespaces, p.providers)
+	if n := len(p.held) + len(p.waiting) + len(p.queues) + len(p.namespaces) + len(p.providers) + len(p.gates); n > 0 {
+		t.Errorf("left behind: %v %v %v %v %v %v", p.held, p.waiting, p.queues, p.namespaces, p.providers, p.gates)
 	}
 }
 
@@ -133,6 +133,67 @@ func TestForceAndReplace(t *testing.T) {
 	empty(t, p)
 }
 
+// TestNewcomersTakeTurns: a namespace with a backlog has its turn among others
+// that come with one run at a time, and are forgotten in between.
+func TestNewcomersTakeTurns(t *testing.T) {
+	var w woken
+	p := New(1, w.wake)
+	places := map[string]int{}
+	ask(t, p, claim("b", 0), Granted)
+	running := claim("b", 0).Key
+	for i := range 1000 {
+		p.Ask(claim("backlog", i))
+	}
+	for i := 1; i <= 300; i++ {
+		next := claim(map[string]string{"b": "c", "c": "b"}[running.Namespace], i)
+		if running.Namespace != "backlog" {
+			ask(t, p, next, ManagerFull)
+		}
+		p.Leave(running, Result{Accepted: true})
+		running = w.take()[0]
+		places[running.Namespace]++
+	}
+	if places["backlog"] < 100 || places["b"] < 70 || places["c"] < 70 {
+		t.Errorf("of 300 places %v", places)
+	}
+}
+
+// TestBegunIsOfOneRun: a late first part of a run that is gone is not another's of
+// the same name.
+func TestBegunIsOfOneRun(t *testing.T) {
+	p := New(0, func(Key) {})
+	ask(t, p, claim("a", 1), Granted)
+	p.Begun(claim("a", 1).Key, "former")
+	if p.held[claim("a", 1).Key].begun {
+		t.Error("the other's part counts")
+	}
+	p.Begun(claim("a", 1).Key, claim("a", 1).UID)
+	if !p.held[claim("a", 1).Key].begun {
+		t.Error("its own does not")
+	}
+}
+
+// TestProviderIsForgotten when nobody waits for it any more.
+func TestProviderIsForgotten(t *testing.T) {
+	p := New(1, func(Key) {})
+	ask(t, p, claim("a", 1), Granted)
+	c := claim("a", 2)
+	for _, c.Provider = range []string{"x", "y", "z"} {
+		ask(t, p, c, ManagerFull)
+	}
+	p.Leave(claim("a", 1).Key, Result{})
+	for _, c.Provider = range []string{"z", "y"} {
+		ask(t, p, c, Granted)
+	}
+	c.Provider = "x"
+	p.Force(c) // it has a place already
+	if len(p.providers) != 1 || len(p.gates) != 1 {
+		t.Errorf("known are %v", p.gates)
+	}
+	p.Leave(c.Key, Result{})
+	empty(t, p)
+}
+
 // TestFairness is the issue's: A with 1,000 runs, B with 10, 20 places.
 func TestFairness(t *testing.T) {
 	var w woken
@@ -190,6 +251,7 @@ func conserve(t *testing.T, r *rand.Rand) {
 		if r.IntN(3) == 0 {
 			c.Provider = "shared"
 		}
+		c.Model = []string{"m", "n"}[r.IntN(2)]
 		switch r.IntN(10) {
 		case 0, 1, 2, 3, 4:
 			if s := p.held[c.Key]; s != nil {
@@ -199,7 +261,7 @@ func conserve(t *testing.T, r *rand.Rand) {
 				t.Fatalf("%s, and has a place: %v", got, held(c.Key))
 			}
 		case 5:
-			p.Begun(c.Key)
+			p.Begun(c.Key, c.UID)
 		case 6:
 			if p.held[c.Key] == nil && r.IntN(10) == 0 {
 				p.Force(c)
@@ -251,29 +313,38 @@ func checkPlaces(t *testing.T, p *Places, limit, forced int) {
 	if len(p.held) > limit+forced {
 		t.Fatalf("%d places of %d, %d forced", len(p.held), limit, forced)
 	}
-	perProvider, perNamespace, begun := map[string]int{}, map[string]int{}, map[string]int{}
+	perProvider, perNamespace := map[string]int{}, map[string]int{}
+	perGate, begun := map[gateKey]int{}, map[gateKey]int{}
 	for k, s := range p.held {
 		perProvider[s.Provider]++
 		perNamespace[k.Namespace]++
+		perGate[s.Claim.gate()]++
 		if s.begun {
-			begun[s.Provider]++
+			begun[s.Claim.gate()]++
 		}
 		if p.waiting[k] != nil {
 			t.Fatalf("%v has a place and waits", k)
 		}
 	}
+	gates := map[string]int{}
+	for k, g := range p.gates {
+		gates[k.provider]++
+		if g.held != perGate[k] || g.begun != begun[k] || g.provider != p.providers[k.provider] {
+			t.Fatalf("%v: %d places, %d begun, counted %d and %d", k, perGate[k], begun[k], g.held, g.begun)
+		}
+	}
 	for uid, to := range p.providers {
-		if to.held != perProvider[uid] || to.begun != begun[uid] || to.held > to.limit+forced && to.limit > 0 {
-			t.Fatalf("%s: %d places, %d begun, counted %d and %d, limit %d", uid, perProvider[uid], begun[uid], to.held, to.begun, to.limit)
+		if to.held != perProvider[uid] || to.gates != gates[uid] || to.held > to.limit+forced && to.limit > 0 {
+			t.Fatalf("%s: %d places, counted %d, limit %d; %d gates, counted %d", uid, perProvider[uid], to.held, to.limit, gates[uid], to.gates)
 		}
 	}
 	waiting := 0
 	for k, q := range p.queues {
 		waiting += len(q.waiters)
-		if p.namespaces[k.namespace] != q.namespace || p.providers[k.provider] != q.provider {
+		if p.namespaces[k.namespace] != q.namespace || p.gates[k.gate] != q.gate {
 			t.Fatalf("the queue %v counts for nobody", k)
 		}
-		if len(p.held) < limit && q.provider.room(time.Now()) {
+		if len(p.held) < limit && q.gate.room(time.Now()) {
 			t.Fatalf("%v waits, and there is room", q.oldest().Key)
 		}
 	}
@@ -305,7 +376,7 @@ func TestManyAtOnce(t *testing.T) {
 					t.Errorf("woken for %s", got)
 				}
 			}
-			p.Begun(c.Key)
+			p.Begun(c.Key, c.UID)
 			p.Leave(c.Key, Result{Accepted: true})
 		})
 	}

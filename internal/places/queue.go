@@ -8,20 +8,24 @@ import (
 	"time"
 )
 
-// queueKey names those who wait for the same: the runs of one namespace that
-// call one provider.
-type queueKey struct{ namespace, provider string }
+// queueKey names those who wait for the same: the runs of one namespace that ask
+// one model of a provider.
+type queueKey struct {
+	namespace string
+	gate      gateKey
+}
 
 // queue holds who waits, the oldest first.
 type queue struct {
 	namespace *namespace
-	provider  *provider
+	gate      *gate
 	waiters   waiters
 }
 
 // waiter is a run that waits.
 type waiter struct {
 	Claim
+	gate  *gate
 	since time.Time
 	// at is where in the heap it stands.
 	at int
@@ -58,37 +62,34 @@ func (w *waiter) before(other *waiter) bool {
 
 // enqueue lets a run wait for its turn. One that waits already keeps it, unless
 // it asks with something else.
-func (p *Places) enqueue(c Claim, now time.Time) {
+func (p *Places) enqueue(c Claim, to *gate, now time.Time) {
 	if w := p.waiting[c.Key]; w != nil {
-		if w.UID == c.UID && w.Provider == c.Provider && w.Created.Equal(c.Created) {
+		if w.UID == c.UID && w.gate == to && w.Created.Equal(c.Created) {
 			return
 		}
-		p.dequeue(c.Key)
+		p.dequeue(w)
+		defer p.tidy(w.gate, now)
 	}
-	k := queueKey{c.Key.Namespace, c.Provider}
+	k := queueKey{c.Key.Namespace, to.key}
 	q := p.queues[k]
 	if q == nil {
-		q = &queue{namespace: p.namespace(k.namespace), provider: p.provider(k.provider)}
+		q = &queue{namespace: p.namespace(k.namespace), gate: to}
 		q.namespace.users++
 		p.queues[k] = q
 	}
-	w := &waiter{Claim: c, since: now}
+	w := &waiter{Claim: c, gate: to, since: now}
 	heap.Push(&q.waiters, w)
-	q.provider.waiting++
+	to.waiting++
 	p.waiting[c.Key] = w
 }
 
-// dequeue takes a run out of its queue, if it is in one.
-func (p *Places) dequeue(key Key) {
-	w := p.waiting[key]
-	if w == nil {
-		return
-	}
-	delete(p.waiting, key)
-	k := queueKey{key.Namespace, w.Provider}
+// dequeue takes a run out of its queue.
+func (p *Places) dequeue(w *waiter) {
+	delete(p.waiting, w.Key)
+	k := queueKey{w.Key.Namespace, w.gate.key}
 	q := p.queues[k]
 	heap.Remove(&q.waiters, w.at)
-	q.provider.waiting--
+	w.gate.waiting--
 	if len(q.waiters) == 0 {
 		delete(p.queues, k)
 		p.release(k.namespace)

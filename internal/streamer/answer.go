@@ -5,6 +5,7 @@ package streamer
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 )
@@ -45,6 +46,19 @@ func refuse(w http.ResponseWriter, code int, reason, message string) {
 // unavailable refuses what may be had in a moment.
 func unavailable(w http.ResponseWriter, message string) {
 	refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", message)
+}
+
+// notThere is the refusal of a run that does not exist, in Kubernetes' words.
+func notThere(run string) (code int, reason, message string) {
+	return http.StatusNotFound, "NotFound", "chatruns.chatrun.dev \"" + run + "\" not found"
+}
+
+// unread is the refusal of a finished run whose answer could not be read.
+func unread(run string, err error) (code int, reason, message string) {
+	if errors.Is(err, ErrNotFound) {
+		return notThere(run)
+	}
+	return http.StatusServiceUnavailable, "ServiceUnavailable", "the answer could not be read: try again"
 }
 
 // reasonOf is Kubernetes' word for the code of a bad request.

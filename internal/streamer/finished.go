@@ -17,7 +17,8 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, v *View, q quer
 	}
 	release, err := v.load(r.Context())
 	if err != nil {
-		unavailable(w, "the answer could not be read: try again")
+		code, reason, message := unread(v.Run.Name, err)
+		refuse(w, code, reason, message)
 		return
 	}
 	defer release()

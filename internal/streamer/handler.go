@@ -47,8 +47,8 @@ type View struct {
 	Finished bool
 	// Text is the answer, or what is kept of it. It is not there yet if Load is
 	// set, which brings it, and is called only if it is needed. It may be called at
-	// any time while the request lives; ErrBusy and any other error are answered
-	// with 503, and not shown. release is to be called once the text is not needed
+	// any time while the request lives; ErrNotFound, of a run that went meanwhile, is
+	// answered with 404, ErrBusy and any other error with 503, and not shown. release is to be called once the text is not needed
 	// any more, and is never nil if err is.
 	Text  string
 	Load  func(context.Context) (text string, release func(), err error)
@@ -327,7 +327,8 @@ func (h *Handler) found(w http.ResponseWriter, run name, v *View, err error) (*V
 	case err == nil:
 		return v, true
 	case errors.Is(err, ErrNotFound):
-		refuse(w, http.StatusNotFound, "NotFound", "chatruns.chatrun.dev \""+run.name+"\" not found")
+		code, reason, message := notThere(run.name)
+		refuse(w, code, reason, message)
 	default:
 		unavailable(w, "the run could not be looked up: try again")
 	}

@@ -5,7 +5,10 @@ package streamer
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -276,5 +279,24 @@ func TestVoidTextIsNotKept(t *testing.T) {
 	NewHandler(hub, views(View{Run: hello, Finished: true, End: end}), Anyone).ServeHTTP(w, request(t.Context(), ""))
 	if got := names(parse(w.Body.String())); got != "status failed done" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestUnreadAnswer: a finished run whose answer cannot be read is there in a
+// moment, unless it went.
+func TestUnreadAnswer(t *testing.T) {
+	for err, want := range map[error]int{
+		ErrNotFound: http.StatusNotFound, ErrBusy: http.StatusServiceUnavailable, errors.New("no leader"): http.StatusServiceUnavailable,
+	} {
+		for _, query := range []string{"", "format=text", "format=openai"} {
+			v := View{Run: hello, Finished: true, End: endOf(hello, "Succeeded", 1), Load: func(context.Context) (string, func(), error) { return "", nil, err }}
+			w := httptest.NewRecorder()
+			r := request(t.Context(), "")
+			r.URL.RawQuery = query
+			NewHandler(NewHub(), views(v), Anyone).ServeHTTP(w, r)
+			if w.Code != want || (w.Header().Get("Retry-After") != "") != (want == http.StatusServiceUnavailable) || strings.Contains(w.Body.String(), "leader") {
+				t.Errorf("%v, %q: %d %s", err, query, w.Code, w.Body)
+			}
+		}
 	}
 }

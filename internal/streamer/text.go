@@ -246,7 +246,7 @@ func (n *narrator) conclude(v *View) bool {
 	}
 	release, err := v.load(n.request.Context())
 	if err != nil {
-		return n.breakOff(http.StatusServiceUnavailable, "ServiceUnavailable", "the answer could not be read: try again")
+		return n.breakOff(unread(v.Run.Name, err))
 	}
 	defer release()
 	if n.worth(len(v.Text), v.End) || n.part(v) {

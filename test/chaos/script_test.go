@@ -23,6 +23,8 @@ const (
 	// maxFaulty: then it is answered.
 	faultShare = 0.55
 	maxFaulty  = 5
+	// longShare of the answers, one in so many, are longer than what a status holds.
+	longShare = 8
 	// stallShare of the faults are a silence, which costs a whole second each.
 	stallShare = 0.06
 )
@@ -38,6 +40,10 @@ func (s script) parts(question string) []string {
 	words := chattest.Words("the answer to the " + question + ":")
 	for i := range 2 + d.IntN(20) {
 		words = append(words, fmt.Sprintf(" word-%d-%d", i, d.IntN(1000)))
+	}
+	if d.IntN(longShare) == 0 {
+		// It stands in an object of its own.
+		words = append(words, strings.Repeat(" <long>", 3000+d.IntN(3000)))
 	}
 	return words
 }

@@ -73,8 +73,12 @@ func (w *witness) see(run *v1alpha1.ChatRun) {
 	close(w.changed)
 	w.changed = make(chan struct{})
 
-	if out := run.Status.Output; out != nil && out.Text != w.world.script.text(run.Spec.Prompt) {
-		w.violate("%s: an output that is not the answer: %q", run.Name, out.Text)
+	if out := run.Status.Output; out != nil {
+		whole := w.world.script.text(run.Spec.Prompt)
+		inline := whole[:min(len(whole), v1alpha1.MaxInlineOutputBytes)]
+		if out.Text != inline || (out.ConfigMapName != "") != (len(inline) < len(whole)) {
+			w.violate("%s: an output that is not the answer: %q, and more in %q", run.Name, out.Text, out.ConfigMapName)
+		}
 	}
 	if before == nil {
 		return

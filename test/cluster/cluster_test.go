@@ -109,10 +109,10 @@ var _ = Describe("What a run owns", func() {
 			if storage == v1alpha1.StorageSecret {
 				object = &corev1.Secret{}
 			}
+			untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
+			out := run.Status.Output
+			Expect(plane.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: out.ConfigMapName + out.SecretName}, object)).To(Succeed())
 			if run.Spec.TTLSecondsAfterFinished == nil {
-				untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
-				out := run.Status.Output
-				Expect(plane.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: out.ConfigMapName + out.SecretName}, object)).To(Succeed())
 				Expect(plane.Client.Delete(ctx, run, client.PropagationPolicy(metav1.DeletePropagationBackground))).To(Succeed())
 			} else {
 				Eventually(ctx, gone(ctx, &v1alpha1.ChatRun{}, client.ObjectKeyFromObject(run))).Should(BeTrue())
@@ -124,7 +124,7 @@ var _ = Describe("What a run owns", func() {
 	It("goes with it: a ConfigMap", answer(v1alpha1.StorageConfigMap))
 	It("goes with it: a Secret", answer(v1alpha1.StorageSecret))
 	It("goes with it at the end of its TTL", answer(v1alpha1.StorageConfigMap, func(r *v1alpha1.ChatRun) {
-		r.Spec.TTLSecondsAfterFinished = new(int32(1))
+		r.Spec.TTLSecondsAfterFinished = new(int32(5))
 	}))
 
 	It("stays if it is orphaned", func(ctx SpecContext) {

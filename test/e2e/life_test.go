@@ -117,44 +117,58 @@ var _ = Describe("The name of a run", func() {
 })
 
 var _ = Describe("A cancel", func() {
-	It("raced against a success ends in one clear state", func(ctx SpecContext) {
+	DescribeTable("raced against a success ends in one clear state", func(ctx SpecContext, rest string) {
+		const racers = 10
 		gates := map[string]chan struct{}{}
-		for i := range 10 {
+		for i := range racers {
 			gates[fmt.Sprintf("question of race-%d", i)] = make(chan struct{})
 		}
 		w := newWorld(ctx, func(r chattest.Request) chattest.Response {
-			return chattest.Answer("partial ", "text").HoldAfter(1, gates[r.Key])
+			return chattest.Answer("partial ", rest).HoldAfter(1, gates[r.Key])
 		})
-		startManager(ctx)
+		m := startManager(ctx)
 		w.readyProvider(ctx)
-		runs := make([]*v1alpha1.ChatRun, 10)
+		runs := make([]*v1alpha1.ChatRun, racers)
 		for i := range runs {
 			runs[i] = w.run(ctx, fmt.Sprintf("race-%d", i))
 		}
-		Expect(w.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == 10 })).To(Succeed())
+		for _, run := range runs {
+			firstPart(ctx, m.Stream, run)
+		}
 		var all sync.WaitGroup
 		for _, run := range runs {
 			all.Go(func() { close(gates[run.Spec.Prompt]) })
 			all.Go(func() { cancelRun(ctx, run) })
 		}
 		all.Wait()
+		ends := map[v1alpha1.Phase]int{}
 		for _, run := range runs {
 			got := until(ctx, run, "finished", finished)
+			ends[got.Status.Phase]++
+			whole := "partial " + rest
 			switch got.Status.Phase {
 			case v1alpha1.PhaseSucceeded:
-				Expect(textOf(got)).To(Equal("partial text"))
 				Expect(reasonOf(got)).To(Equal(v1alpha1.ReasonCompleted))
 			case v1alpha1.PhaseCancelled:
-				Expect("partial text").To(HavePrefix(textOf(got)))
 				Expect(reasonOf(got)).To(Equal(v1alpha1.ReasonCancelled))
+				Expect(got.Status.FinishReason).To(Equal(v1alpha1.FinishCancelled))
+				// The rest may have come, and its end not.
+				whole = whole[:*got.Status.Output.Bytes]
+				Expect(whole).To(Or(Equal("partial "), Equal("partial "+rest)))
 			default:
 				Fail("ended as " + string(got.Status.Phase))
 			}
+			Expect(*got.Status.Output.Bytes).To(Equal(int64(len(whole))))
+			expectSame(read(ctx, m.Stream, run)().Text, whole, "read back")
 			Expect(attemptOf(got)).To(Equal(1))
 		}
+		AddReportEntry("ended", fmt.Sprint(ends))
 		Expect(w.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == 0 })).To(Succeed(), "no worker is left")
-		Expect(w.fake.Ledger().Count(chattest.PurposeAnswer)).To(Equal(10))
-	})
+		Expect(w.fake.Ledger().Count(chattest.PurposeAnswer)).To(Equal(racers))
+	},
+		Entry("with a short answer", "text"),
+		Entry("with one that stands in an object of its own", strings.Repeat("text", 5<<10)),
+	)
 
 	It("7: keeps the partial text, and cuts a wait at once", func(ctx SpecContext) {
 		gate := make(chan struct{})
@@ -214,6 +228,51 @@ var _ = Describe("A suspension", func() {
 		Expect(attemptOf(got)).To(Equal(2), "the stopped attempt counts")
 		Expect(got.Status.SuspendedAt).To(BeNil())
 		Expect(*got.Status.SuspendedMs).To(BeNumerically(">", 0))
+	})
+})
+
+var _ = Describe("A deadline", func() {
+	It("is outlived by a run that is suspended meanwhile", func(ctx SpecContext) {
+		gate := make(chan struct{})
+		defer close(gate)
+		w := newWorld(ctx, chattest.Sequence(chattest.Answer("dropped ", "text").HoldAfter(1, gate), chattest.Answer("whole")))
+		m := startManager(ctx)
+		w.readyProvider(ctx)
+		const seconds = 5
+		run := w.run(ctx, "pause", func(r *v1alpha1.ChatRun) { r.Spec.ActiveDeadlineSeconds = new(int64(seconds)) })
+		firstPart(ctx, m.Stream, run)
+		setDesired(ctx, run, v1alpha1.DesiredSuspended)
+		began := untilPhase(ctx, run, v1alpha1.PhaseSuspended).Status.StartTime
+		Eventually(ctx, func() time.Duration { return time.Since(began.Time) }).Should(BeNumerically(">", (seconds+1)*time.Second))
+		setDesired(ctx, run, v1alpha1.DesiredRunning)
+		got := untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
+		Expect(textOf(got)).To(Equal("whole"))
+		Expect(got.Status.CompletionTime.Sub(began.Time)).To(BeNumerically(">", seconds*time.Second))
+	})
+
+	It("runs on while a run is queued for its second attempt", func(ctx SpecContext) {
+		gate := make(chan struct{})
+		defer close(gate)
+		w := newWorld(ctx, func(r chattest.Request) chattest.Response {
+			if r.Key == "question of holder" {
+				return chattest.Answer("holds ", "on").HoldAfter(1, gate)
+			}
+			return chattest.OpenAIServerErrorResponse()
+		})
+		m := startManager(ctx)
+		w.readyProvider(ctx, func(p *v1alpha1.ChatProvider) {
+			p.Spec.Limits = &v1alpha1.ProviderLimits{MaxConcurrentStreams: new(int32(1))}
+		})
+		run := w.run(ctx, "late", delays(2000, 2000), func(r *v1alpha1.ChatRun) { r.Spec.ActiveDeadlineSeconds = new(int64(4)) })
+		untilPhase(ctx, run, v1alpha1.PhaseRetrying)
+		By("another taking the place, which a run in its wait does not hold")
+		firstPart(ctx, m.Stream, w.run(ctx, "holder"))
+		queued := untilReason(ctx, run, v1alpha1.ReasonQueued)
+		Expect(queued.Status.RetryingAt).To(BeNil(), "the promised time is over")
+		got := untilPhase(ctx, run, v1alpha1.PhaseFailed)
+		Expect(reasonOf(got)).To(Equal(v1alpha1.ReasonDeadlineExceeded))
+		Expect(attemptOf(got)).To(Equal(1))
+		Expect(got.Status.CompletionTime.Sub(got.Status.StartTime.Time)).To(BeNumerically(">=", 4*time.Second))
 	})
 })
 

@@ -15,7 +15,6 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -248,6 +247,9 @@ var _ = Describe("Every phase", func() {
 			s.become(ctx, ends[name])
 		}
 		Expect(textOf(now(ctx, stages["cancel"].runs["streaming"]))).To(Equal("partial "), "the partial text is kept")
+		Expect(textOf(now(ctx, stages["deadline"].runs["streaming"]))).To(Equal("partial "), "also at a deadline")
+		// holder's own call, and none of a run that is gone.
+		Expect(stages["delete"].fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == 1 })).To(Succeed())
 		Expect(now(ctx, stages["suspend"].runs["streaming"]).Status.Output).To(BeNil(), "and dropped by a suspension")
 		Expect(stages["suspend"].fake.Ledger().CountFor("question of suspended", chattest.PurposeAnswer)).To(BeZero(), "suspended before its start a run costs nothing")
 		By("ten seconds of silence")
@@ -293,7 +295,7 @@ var _ = Describe("Every phase", func() {
 		Eventually(ctx, func() bool {
 			var list v1alpha1.ChatRunList
 			err := plane.Client.List(ctx, &list, client.InNamespace(s.namespace))
-			return err == nil && len(list.Items) == len(atFirst)+1 || apierrors.IsNotFound(err)
+			return err == nil && len(list.Items) == len(atFirst)+1
 		}).Should(BeTrue())
 		// holder and streaming alone are under way.
 		Expect(s.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == 2 })).To(Succeed())

@@ -111,19 +111,19 @@ var _ = Describe("Places", func() {
 
 	It("do not storm a provider that takes 20 at a time and answers 529 to the rest", func(ctx SpecContext) {
 		const runs, capacity, answer = 500, 20, 300 * time.Millisecond
-		var active, refused atomic.Int32
+		var active atomic.Int32
 		w := newWorld(ctx, func(chattest.Request) chattest.Response {
 			if active.Add(1) > capacity {
 				active.Add(-1)
-				refused.Add(1)
 				return chattest.AnthropicOverloadedResponse()
 			}
 			// The place is free a moment before the last byte is read, as it is with a
 			// server that counts what it works on.
-			time.AfterFunc(answer-answer/20, func() { active.Add(-1) })
+			time.AfterFunc(answer-answer/100, func() { active.Add(-1) })
 			return chattest.Answer("an ", "answer").FirstDelay(answer / 10).Pace(answer - answer/10)
 		})
 		w.provider(ctx, anthropic(w))
+		seen := watchRuns(ctx, w.namespace)
 		w.apply(ctx, runs, manyAttempts)
 		began := time.Now()
 		startManager(ctx)
@@ -133,9 +133,26 @@ var _ = Describe("Places", func() {
 		})).To(Succeed())
 		took, ideal := time.Since(began), answer*runs/capacity
 		Eventually(ctx, func() int { return w.succeeded(ctx) }).Should(Equal(runs))
+		answers := w.fake.Ledger().Total(chattest.PurposeAnswer)
 		AddReportEntry("overload", fmt.Sprintf("%d runs took %.1f s, %.2f of the ideal %v; %d requests were refused, %.2f a run",
-			runs, took.Seconds(), took.Seconds()/ideal.Seconds(), ideal, refused.Load(), float64(refused.Load())/runs))
-		Expect(float64(refused.Load()) / runs).To(BeNumerically("<=", 3))
+			runs, took.Seconds(), took.Seconds()/ideal.Seconds(), ideal, answers.Refused, float64(answers.Refused)/runs))
+		Expect(float64(answers.Refused) / runs).To(BeNumerically("<=", 3))
+		Expect(answers.Count).To(Equal(runs + answers.Refused))
+		By("each request having been counted, and no wait cut short")
+		requests := map[string][]chattest.Entry{}
+		for _, r := range w.fake.Ledger().Requests() {
+			requests[r.Request.LastUser] = append(requests[r.Request.LastUser], r)
+		}
+		for _, state := range seen.all() {
+			n := attemptOf(state)
+			asked := requests[state.Spec.Prompt]
+			if finished(state) {
+				Expect(asked).To(HaveLen(n), state.Name)
+			}
+			if at := state.Status.RetryingAt; at != nil {
+				Expect(asked[n].At).To(BeTemporally(">=", at.Time), "attempt %d of %s", n+1, state.Name)
+			}
+		}
 		// The same holds on a virtual clock, for the algorithm alone and more cases,
 		// in internal/places.
 		most := 1.3

@@ -15,6 +15,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -42,10 +43,15 @@ var _ = AfterSuite(func() {
 // startProcess runs the manager as a process, which the end of the spec kills.
 func startProcess(worker string, args ...string) *harness.Process {
 	GinkgoHelper()
+	return startProcessOn(plane.ManagerKubeconfig, worker, args...)
+}
+
+func startProcessOn(kubeconfig, worker string, args ...string) *harness.Process {
+	GinkgoHelper()
 	path, err := binary()
 	Expect(err).NotTo(HaveOccurred())
 	logFile := filepath.Join(GinkgoT().TempDir(), worker+".log")
-	p, err := harness.StartProcess(path, plane.ManagerKubeconfig, worker, logFile, args...)
+	p, err := harness.StartProcess(path, kubeconfig, worker, logFile, args...)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() {
 		Expect(p.Kill()).To(Succeed())
@@ -97,6 +103,37 @@ var _ = Describe("8: A manager that is killed", func() {
 		Eventually(ctx, func() []line { return seen.lines("streams") }).Should(ContainElement(
 			line{Phase: v1alpha1.PhaseRetrying, Attempt: 1, DelayMs: 20, Reason: "WorkerLost"}))
 		Expect(w.fake.Ledger().Count(chattest.PurposeAnswer)).To(Equal(2))
+	})
+
+	It("between the output and the last status: no second call, no double output", func(ctx SpecContext) {
+		whole := costly(2 * v1alpha1.MaxStoredBytes)
+		w := newWorld(ctx, chattest.Sequence(chattest.Answer(pieces(whole, 64<<10)...).Usage(7, 9), chattest.Answer("asked again")))
+		proxy, err := harness.StartFaultProxy(plane.ManagerConfig, 0, harness.Faults{HoldAfterCreate: true})
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(proxy.Close)
+		kubeconfig := filepath.Join(GinkgoT().TempDir(), "held.kubeconfig")
+		Expect(proxy.Kubeconfig(kubeconfig)).To(Succeed())
+		first := startProcessOn(kubeconfig, "first")
+		w.readyProvider(ctx)
+		run := w.run(ctx, "long")
+		Eventually(ctx, func() int { return proxy.Counts().Held }).Should(BeNumerically(">", 0))
+		Expect(now(ctx, run).Status.Phase).To(Equal(v1alpha1.PhaseStreaming))
+		Expect(first.Kill()).To(Succeed())
+
+		second := startProcess("second")
+		got := untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
+		Expect(attemptOf(got)).To(Equal(1))
+		Expect(got.Status.FinishReason).To(Equal(v1alpha1.FinishStop))
+		Expect(*got.Status.Usage.OutputTokens).To(Equal(int64(9)))
+		Expect(*got.Status.Output.Bytes).To(Equal(int64(len(whole))))
+		Expect(w.fake.Ledger().Count(chattest.PurposeAnswer)).To(Equal(1))
+		draft := read(ctx, second.Stream, run)()
+		expectSame(draft.Text, whole[:*got.Status.Output.StoredBytes], "read back")
+		Expect(draft.Done.Truncated).To(BeTrue())
+		var kept corev1.ConfigMapList
+		Expect(plane.Client.List(ctx, &kept, client.InNamespace(w.namespace))).To(Succeed())
+		Expect(kept.Items).To(HaveLen(1))
+		Expect(kept.Items[0].Name).To(Equal(got.Status.Output.ConfigMapName))
 	})
 
 	It("by a signal it can obey: hands over without a wait and without a failure", func(ctx SpecContext) {

@@ -9,6 +9,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -247,6 +248,13 @@ type line struct {
 	Attempt int
 	DelayMs int64
 	Reason  string
+}
+
+// all returns every state that was seen.
+func (h *history) all() []*v1alpha1.ChatRun {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.seen)
 }
 
 // lines returns the different states of one run, in order.

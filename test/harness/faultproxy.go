@@ -33,7 +33,7 @@ import (
 const maxProxiedBody = 1536 << 10
 
 // Faults says what a FaultProxy does. Shares are of 1, and apply to what is asked
-// about ChatRuns, ChatProviders and Events; all else passes untouched.
+// about ChatRuns, ChatProviders, ConfigMaps and Events; all else passes untouched.
 type Faults struct {
 	// Refuse is the share of writes that are answered with 429, 500 or 503, and
 	// not forwarded.
@@ -52,6 +52,9 @@ type Faults struct {
 	// ConflictFirst refuses with a conflict the first write of each status onto
 	// each version of an object.
 	ConflictFirst bool
+	// HoldAfterCreate holds back the status writes that follow the first create of a
+	// ConfigMap, for as long as their clients wait.
+	HoldAfterCreate bool
 	// Watch is what happens to watches.
 	Watch WatchFaults
 }
@@ -64,6 +67,9 @@ type FaultCounts struct {
 	// Refused, Lost, Conflicts and Delayed count writes; RefusedReads reads.
 	// LostApplied is how many of the lost ones stand.
 	Refused, Lost, LostApplied, Conflicts, Delayed, RefusedReads int
+	// Created is how many ConfigMaps were, and Held how many status writes wait or
+	// waited for ever.
+	Created, Held int
 	// RealConflicts is how many conflicts the API server itself found.
 	RealConflicts int
 	// WatchCuts counts watches, the others lines of watches.
@@ -71,9 +77,9 @@ type FaultCounts struct {
 }
 
 func (c FaultCounts) String() string {
-	return fmt.Sprintf("%d status writes, %d applied; writes: %d refused, %d with a lost answer (%d of them stand), %d conflicts injected, %d real, "+
+	return fmt.Sprintf("%d status writes, %d applied; %d ConfigMaps created; writes: %d refused, %d with a lost answer (%d of them stand), %d conflicts injected, %d real, "+
 		"%d delayed; %d reads refused; %d watches cut; events: %d doubled, %d swapped, %d late",
-		c.StatusWrites, c.Applied, c.Refused, c.Lost, c.LostApplied, c.Conflicts, c.RealConflicts,
+		c.StatusWrites, c.Applied, c.Created, c.Refused, c.Lost, c.LostApplied, c.Conflicts, c.RealConflicts,
 		c.Delayed, c.RefusedReads, c.WatchCuts, c.Doubled, c.Swapped, c.Late)
 }
 
@@ -164,7 +170,11 @@ func (p *FaultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func concerned(path string) bool {
 	return strings.HasPrefix(path, "/apis/chatrun.dev/") && strings.Contains(path, "/chat") ||
-		strings.HasPrefix(path, "/apis/events.k8s.io/")
+		strings.HasPrefix(path, "/apis/events.k8s.io/") || isConfigMap(path)
+}
+
+func isConfigMap(path string) bool {
+	return strings.HasPrefix(path, "/api/v1/namespaces/") && strings.Contains(path, "/configmaps")
 }
 
 func isStatusWrite(r *http.Request) bool {
@@ -176,6 +186,13 @@ func (p *FaultProxy) write(w http.ResponseWriter, r *http.Request) {
 	status := isStatusWrite(r)
 	if status {
 		p.count(func(c *FaultCounts) { c.StatusWrites++ })
+	}
+	if status && p.faults.HoldAfterCreate && p.Counts().Created > 0 {
+		p.count(func(c *FaultCounts) { c.Held++ })
+		// The end of the client shows once its body is read.
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+		return
 	}
 	if status && p.conflicts(r) {
 		answer(w, conflict)
@@ -226,6 +243,8 @@ func (p *FaultProxy) pass(w http.ResponseWriter, r *http.Request, status bool) {
 			c.RealConflicts++
 		case status && noted.code < http.StatusBadRequest:
 			c.Applied++
+		case isConfigMap(r.URL.Path) && noted.code == http.StatusCreated:
+			c.Created++
 		}
 	})
 }
