@@ -147,12 +147,14 @@ func refused(err error) bool {
 
 // attempt is the call that a run asks for.
 func (r *ChatRunReconciler) attempt(run *v1alpha1.ChatRun, ready *prepared, number int32) streamer.Attempt {
-	to, place := ready.to, placeOf(run.Namespace, run.Name)
+	to, place, uid := ready.to, placeOf(run.Namespace, run.Name), string(run.UID)
+	pause := retryPolicy(run).Delay(int(number))
 	a := streamer.Attempt{
 		Run: runOf(run), Number: number, Endpoint: to,
 		Request:     request(run, ready.question, modelOf(run, ready.provider)),
 		IdleTimeout: seconds(valueOr(run.Spec.StreamIdleTimeoutSeconds, defaultStreamIdle)),
-		Begun:       func() { r.places.Begun(place, string(run.UID)) },
+		Begun:       func() { r.places.Begun(place, uid) },
+		Ended:       func(o *streamer.Outcome) { r.places.Ended(place, uid, resultOf(o, pause, r.clock.Now())) },
 	}
 	if prompt, ok := titlePrompt(run, ready.question.Messages); ok {
 		model := a.Request.Model

@@ -72,7 +72,6 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	d, ready, err := r.decide(ctx, &f)
 	after := d.after
 	if err == nil {
-		r.release(f, d)
 		after, err = r.carryOut(ctx, f, d, ready)
 	}
 	r.leave(f, d, err)

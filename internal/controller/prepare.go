@@ -15,6 +15,7 @@ import (
 	"chatrun.dev/operator/internal/chatretry"
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
+	"chatrun.dev/operator/internal/streamer"
 )
 
 // prepared is what an attempt needs beside its run.
@@ -140,26 +141,15 @@ func (t *turns) wait(now time.Time) time.Duration {
 	return t.last.Sub(now)
 }
 
-// release gives back the place of an attempt that ended, before that is written
-// down: the next one need not wait for the write.
-func (r *ChatRunReconciler) release(f facts, d decision) {
-	if f.pool == nil || f.pool.Outcome == nil || d.verb == start {
-		return
+// resultOf is what an attempt tells of its provider. pause is how long the run
+// waits after it failed, if it makes another: for so long others leave a provider
+// alone that refused it, also if it does not.
+func resultOf(o *streamer.Outcome, pause time.Duration, now time.Time) places.Result {
+	failure := o.Failure
+	if failure == nil || failure.Class != chatretry.RateLimited && failure.Class != chatretry.Overloaded {
+		return places.Result{Accepted: o.Good()}
 	}
-	result := places.Result{Accepted: f.pool.Outcome.Good()}
-	if failure := f.pool.Outcome.Failure; failure != nil && (failure.Class == chatretry.RateLimited || failure.Class == chatretry.Overloaded) {
-		result.Refused, result.Until = true, r.clock.Now().Add(refusedFor(f, failure))
-	}
-	r.places.Leave(placeOf(f.key.Namespace, f.key.Name), result)
-}
-
-// refusedFor is how long the provider is left alone after a refusal: as long as
-// the run would wait, also one that makes no further attempt.
-func refusedFor(f facts, failure *chatretry.Failure) time.Duration {
-	if f.run == nil {
-		return failure.RetryAfter
-	}
-	return max(retryPolicy(f.run).Delay(int(f.pool.Attempt)), failure.RetryAfter)
+	return places.Result{Refused: true, Until: now.Add(max(pause, failure.RetryAfter))}
 }
 
 // leave gives back whatever place or turn a run has that it does not need. A
@@ -169,11 +159,10 @@ func (r *ChatRunReconciler) leave(f facts, d decision, err error) {
 	if d.row == 15 && f.wait.queued || d.verb == start && r.mayStart(f, err) {
 		return
 	}
-	if s, ok := r.pool.Look(f.key.Namespace, f.key.Name); ok && (s.Running || s.Outcome != nil) {
-		// It is given back with what the attempt came to.
-		return
+	if s, ok := r.pool.Look(f.key.Namespace, f.key.Name); ok && s.Running {
+		return // it gives it back itself
 	}
-	r.places.Leave(placeOf(f.key.Namespace, f.key.Name), places.Result{})
+	r.places.Leave(placeOf(f.key.Namespace, f.key.Name))
 }
 
 // mayStart says whether an attempt that was not made will be in a moment: its

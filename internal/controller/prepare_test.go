@@ -24,7 +24,7 @@ func crowded(t *testing.T, options ...runOption) (b *bench, woken chan places.Ke
 	if got, _ := b.r.places.Ask(places.Claim{Key: other, UID: "other", Provider: "other"}); got != places.Granted {
 		t.Fatal(got)
 	}
-	return b, woken, func() { b.r.places.Leave(other, places.Result{}) }
+	return b, woken, func() { b.r.places.Leave(other) }
 }
 
 // TestQueued: a run that finds no place tells of it after a moment, in one
@@ -150,7 +150,7 @@ func TestRefusedProviderIsAskedLess(t *testing.T) {
 		for i := range 20 {
 			k := places.Key{Namespace: "ns", Name: fmt.Sprintf("refused-%d", i)}
 			b.r.places.Ask(places.Claim{Key: k, UID: k.Name, Model: "m"})
-			b.r.places.Leave(k, places.Result{Refused: true, Until: time.Now().Add(time.Second)})
+			b.r.places.Ended(k, k.Name, places.Result{Refused: true, Until: time.Now().Add(time.Second)})
 		}
 		b.caller.answer <- overloaded
 		<-b.nudged

@@ -50,7 +50,7 @@ func unreadable[T client.Object](fault error) interceptor.Funcs {
 func (b *bench) free() bool {
 	next := places.Key{Namespace: "elsewhere", Name: "next"}
 	got, _ := b.r.places.Ask(places.Claim{Key: next, UID: "next", Provider: "another"})
-	b.r.places.Leave(next, places.Result{})
+	b.r.places.Leave(next)
 	return got == places.Granted
 }
 
@@ -214,7 +214,7 @@ func (b *bench) refuseMany() {
 	for i := range 20 {
 		k := places.Key{Namespace: "others", Name: fmt.Sprint(i)}
 		b.r.places.Ask(places.Claim{Key: k, UID: k.Name, Model: "m"})
-		b.r.places.Leave(k, places.Result{Refused: true, Until: time.Now()})
+		b.r.places.Ended(k, k.Name, places.Result{Refused: true, Until: time.Now()})
 	}
 }
 

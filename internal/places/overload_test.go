@@ -94,7 +94,7 @@ func (w *world) run(c Claim, answer time.Duration, turn chan struct{}, dice *ran
 		}
 		<-time.After(refusal)
 		refusals++
-		w.Leave(c.Key, Result{Refused: true, Until: time.Now().Add(delay)})
+		w.Ended(c.Key, c.UID, Result{Refused: true, Until: time.Now().Add(delay)})
 		<-time.After(delay)
 		delay = min(2*delay, maxDelay)
 	}
@@ -102,7 +102,7 @@ func (w *world) run(c Claim, answer time.Duration, turn chan struct{}, dice *ran
 	w.Begun(c.Key, c.UID)
 	<-time.After(answer - firstPart)
 	w.end()
-	w.Leave(c.Key, Result{Accepted: true})
+	w.Ended(c.Key, c.UID, Result{Accepted: true})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.most = max(w.most, refusals)
@@ -249,7 +249,7 @@ func TestModelsApart(t *testing.T) {
 		busy.Model, other.Model = "busy", "other"
 		for range 30 {
 			ask(t, p, busy, Granted)
-			p.Leave(busy.Key, Result{Refused: true, Until: time.Now().Add(time.Second)})
+			p.Ended(busy.Key, busy.UID, Result{Refused: true, Until: time.Now().Add(time.Second)})
 			<-time.After(maxQuiet)
 		}
 		ask(t, p, busy, Granted)
@@ -262,7 +262,7 @@ func TestModelsApart(t *testing.T) {
 		last.Model = "third"
 		ask(t, p, last, ProviderFull)
 		for _, c := range []Claim{busy, other, waits, last} {
-			p.Leave(c.Key, Result{})
+			p.Leave(c.Key)
 		}
 		<-time.After(2 * gateMemory)
 		synctest.Wait()
@@ -284,7 +284,7 @@ func TestSilentProbe(t *testing.T) {
 		for i := range 30 {
 			c := claim("a", i)
 			ask(t, p, c, Granted)
-			p.Leave(c.Key, Result{Refused: true, Until: time.Now().Add(time.Second)})
+			p.Ended(c.Key, c.UID, Result{Refused: true, Until: time.Now().Add(time.Second)})
 			<-time.After(maxQuiet)
 		}
 		for i := range 40 {
@@ -298,10 +298,10 @@ func TestSilentProbe(t *testing.T) {
 			t.Errorf("%d were woken in ten minutes", n)
 		}
 		for i := range 40 {
-			p.Leave(claim("a", i).Key, Result{})
+			p.Leave(claim("a", i).Key)
 		}
 		for _, k := range keysOf(p.held) {
-			p.Leave(k, Result{})
+			p.Leave(k)
 		}
 		<-time.After(2 * gateMemory)
 		synctest.Wait()

@@ -168,15 +168,26 @@ func (p *Places) Begun(k Key, uid string) {
 	p.tell(woken, Key{})
 }
 
-// Leave gives back a place, or a turn, and tells what the attempt came to. It
-// does nothing for a run that has neither.
-func (p *Places) Leave(k Key, r Result) {
+// Ended tells what the attempt of the run with this UID came to, and gives its
+// place back.
+func (p *Places) Ended(k Key, uid string, r Result) {
+	p.leave(k, uid, r)
+}
+
+// Leave gives back a place, or a turn, of which nothing came. It does nothing for
+// a run that has neither.
+func (p *Places) Leave(k Key) {
+	p.leave(k, "", Result{})
+}
+
+// leave is of whatever run of that name if it is given no UID.
+func (p *Places) leave(k Key, uid string, r Result) {
 	p.mu.Lock()
 	now := time.Now()
 	s, w := p.held[k], p.waiting[k]
 	var woken []Key
 	switch {
-	case s != nil:
+	case s != nil && (uid == "" || uid == s.UID):
 		if r.Accepted && !s.begun {
 			s.gate.accepted(now)
 		}
@@ -187,7 +198,7 @@ func (p *Places) Leave(k Key, r Result) {
 		woken = p.dispatch(now)
 		p.alarm(s.gate, now)
 		p.tidy(s.gate, now)
-	case w != nil:
+	case w != nil && uid == "":
 		p.dequeue(w)
 		p.tidy(w.gate, now)
 	}

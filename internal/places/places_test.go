@@ -35,14 +35,17 @@ func TestOldestFirst(t *testing.T) {
 	ask(t, p, claim("a", 2), ManagerFull)
 	ask(t, p, claim("a", 9), Granted) // asked again
 	for _, next := range []int{1, 2, 3} {
-		p.Leave(w2(p), Result{})
+		p.Leave(w2(p))
 		wokenAre(t, &w, claim("a", next).Key)
 		ask(t, p, claim("a", next), Granted)
 	}
-	p.Leave(w2(p), Result{})
+	p.Leave(w2(p))
 	wokenAre(t, &w)
 	empty(t, p)
 }
+
+// uidOf is that which claim gives to a run.
+func uidOf(k Key) string { return k.Namespace + "/" + k.Name }
 
 // w2 is the one that has a place.
 func w2(p *Places) Key {
@@ -77,17 +80,17 @@ func TestProviderLimit(t *testing.T) {
 	wokenAre(t, &w, claim("a", 3).Key)
 	// And lowered: those that have a place keep it.
 	ask(t, p, limited(claim("a", 3), 1), Granted)
-	p.Leave(claim("a", 1).Key, Result{})
-	p.Leave(claim("a", 2).Key, Result{})
+	p.Leave(claim("a", 1).Key)
+	p.Leave(claim("a", 2).Key)
 	wokenAre(t, &w)
-	p.Leave(claim("a", 3).Key, Result{})
+	p.Leave(claim("a", 3).Key)
 	wokenAre(t, &w, claim("a", 4).Key)
 	// And dropped.
 	ask(t, p, limited(claim("a", 6), 1), ProviderFull)
 	ask(t, p, limited(claim("a", 7), 0), Granted)
 	wokenAre(t, &w, claim("a", 6).Key)
 	for _, i := range []int{4, 5, 6, 7} {
-		p.Leave(claim("a", i).Key, Result{})
+		p.Leave(claim("a", i).Key)
 	}
 	empty(t, p)
 }
@@ -104,11 +107,11 @@ func TestFewestHeldFirst(t *testing.T) {
 	}
 	// small holds none, then as many as big, then more; of equals the one that was
 	// served longer ago.
-	p.Leave(claim("big", 0).Key, Result{}) // big 2, small 0
+	p.Leave(claim("big", 0).Key) // big 2, small 0
 	wokenAre(t, &w, claim("small", 100).Key)
-	p.Leave(claim("big", 1).Key, Result{}) // big 1, small 1: big was served longer ago
+	p.Leave(claim("big", 1).Key) // big 1, small 1: big was served longer ago
 	wokenAre(t, &w, claim("big", 3).Key)
-	p.Leave(claim("big", 2).Key, Result{}) // big 1, small 1: now small was
+	p.Leave(claim("big", 2).Key) // big 1, small 1: now small was
 	wokenAre(t, &w, claim("small", 101).Key)
 }
 
@@ -120,16 +123,16 @@ func TestForceAndReplace(t *testing.T) {
 	p.Force(claim("a", 2))
 	ask(t, p, claim("a", 2), Granted)
 	p.Force(claim("a", 2))
-	p.Leave(claim("a", 1).Key, Result{})
+	p.Leave(claim("a", 1).Key)
 	ask(t, p, claim("a", 3), ManagerFull)
 	// Another object of the same name takes over nothing.
 	again := claim("a", 2)
 	again.UID, again.Created = "new", t0.Add(time.Hour)
 	ask(t, p, again, ManagerFull)
 	wokenAre(t, &w, claim("a", 3).Key)
-	p.Leave(again.Key, Result{})
-	p.Leave(claim("a", 3).Key, Result{})
-	p.Leave(claim("a", 3).Key, Result{Refused: true, Until: t0})
+	p.Leave(again.Key)
+	p.Leave(claim("a", 3).Key)
+	p.Leave(claim("a", 3).Key)
 	empty(t, p)
 }
 
@@ -149,7 +152,7 @@ func TestNewcomersTakeTurns(t *testing.T) {
 		if running.Namespace != "backlog" {
 			ask(t, p, next, ManagerFull)
 		}
-		p.Leave(running, Result{Accepted: true})
+		p.Ended(running, uidOf(running), Result{Accepted: true})
 		running = w.take()[0]
 		places[running.Namespace]++
 	}
@@ -158,9 +161,9 @@ func TestNewcomersTakeTurns(t *testing.T) {
 	}
 }
 
-// TestBegunIsOfOneRun: a late first part of a run that is gone is not another's of
-// the same name.
-func TestBegunIsOfOneRun(t *testing.T) {
+// TestWordsAreOfOneRun: what an attempt of a run that is gone tells late is not
+// another's of the same name.
+func TestWordsAreOfOneRun(t *testing.T) {
 	p := New(0, func(Key) {})
 	ask(t, p, claim("a", 1), Granted)
 	p.Begun(claim("a", 1).Key, "former")
@@ -170,6 +173,18 @@ func TestBegunIsOfOneRun(t *testing.T) {
 	p.Begun(claim("a", 1).Key, claim("a", 1).UID)
 	if !p.held[claim("a", 1).Key].begun {
 		t.Error("its own does not")
+	}
+	p.Ended(claim("a", 1).Key, "former", Result{Refused: true})
+	if p.held[claim("a", 1).Key] == nil {
+		t.Error("the other's end took its place")
+	}
+	p.Ended(claim("a", 1).Key, claim("a", 1).UID, Result{Accepted: true})
+	empty(t, p)
+	ask(t, p, limited(claim("a", 2), 1), Granted)
+	ask(t, p, limited(claim("a", 1), 1), ProviderFull)
+	p.Ended(claim("a", 1).Key, "former", Result{})
+	if p.waiting[claim("a", 1).Key] == nil {
+		t.Error("the other's end took its turn")
 	}
 }
 
@@ -181,7 +196,7 @@ func TestProviderIsForgotten(t *testing.T) {
 	for _, c.Provider = range []string{"x", "y", "z"} {
 		ask(t, p, c, ManagerFull)
 	}
-	p.Leave(claim("a", 1).Key, Result{})
+	p.Leave(claim("a", 1).Key)
 	for _, c.Provider = range []string{"z", "y"} {
 		ask(t, p, c, Granted)
 	}
@@ -190,7 +205,7 @@ func TestProviderIsForgotten(t *testing.T) {
 	if len(p.providers) != 1 || len(p.gates) != 1 {
 		t.Errorf("known are %v", p.gates)
 	}
-	p.Leave(c.Key, Result{})
+	p.Leave(c.Key)
 	empty(t, p)
 }
 
@@ -218,7 +233,7 @@ func TestFairness(t *testing.T) {
 		} else {
 			lastB = doneA
 		}
-		p.Leave(k, Result{Accepted: true})
+		p.Ended(k, uidOf(k), Result{Accepted: true})
 		running = append(running, w.take()...)
 	}
 	t.Logf("B's last run was done after %d of A's %d", lastB, doneA)
@@ -268,11 +283,11 @@ func conserve(t *testing.T, r *rand.Rand) {
 				forced[c.Key] = true
 			}
 		case 7:
-			p.Leave(c.Key, Result{Refused: true, Until: time.Now().Add(time.Second)})
+			p.Ended(c.Key, c.UID, Result{Refused: true, Until: time.Now().Add(time.Second)})
 		case 8:
-			p.Leave(c.Key, Result{Accepted: true})
+			p.Ended(c.Key, c.UID, Result{Accepted: true})
 		default:
-			p.Leave(c.Key, Result{})
+			p.Leave(c.Key)
 			<-time.After(time.Duration(r.IntN(1000)) * time.Millisecond)
 			synctest.Wait()
 		}
@@ -285,12 +300,12 @@ func conserve(t *testing.T, r *rand.Rand) {
 	}
 	for _, keys := range [][]Key{keysOf(p.held), keysOf(p.waiting), keysOf(p.held)} {
 		for _, k := range keys {
-			p.Leave(k, Result{})
+			p.Leave(k)
 		}
 	}
 	for range 3 {
 		for _, k := range keysOf(p.held) {
-			p.Leave(k, Result{})
+			p.Leave(k)
 		}
 	}
 	<-time.After(2 * gateMemory)
@@ -377,7 +392,7 @@ func TestManyAtOnce(t *testing.T) {
 				}
 			}
 			p.Begun(c.Key, c.UID)
-			p.Leave(c.Key, Result{Accepted: true})
+			p.Ended(c.Key, c.UID, Result{Accepted: true})
 		})
 	}
 	work.Wait()
@@ -398,7 +413,7 @@ func BenchmarkPlaces(b *testing.B) {
 		k := w2(p)
 		c := p.held[k].Claim
 		c.Created = t0.Add(time.Duration(i) * time.Second)
-		p.Leave(k, Result{Accepted: true})
+		p.Ended(k, uidOf(k), Result{Accepted: true})
 		p.Ask(c)
 	}
 }

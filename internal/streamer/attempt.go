@@ -43,6 +43,9 @@ type Attempt struct {
 	// reasoning, is there. It is called once at most, and must not block; nil is
 	// told nothing.
 	Begun func()
+	// Ended is told how it ended, before anybody else can know. It must not block;
+	// nil is told nothing.
+	Ended func(*Outcome)
 }
 
 // Outcome is how an attempt ended. It does not change once it is there.

@@ -150,6 +150,9 @@ func (p *Pool) Start(a Attempt) error {
 	p.work.Go(func() {
 		defer cancel(nil)
 		outcome := p.attempt(ctx, cancel, e, &a)
+		if a.Ended != nil {
+			a.Ended(outcome)
+		}
 		if p.conclude(e, outcome) {
 			p.nudge(a.Run)
 		}
