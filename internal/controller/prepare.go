@@ -32,26 +32,13 @@ type prepared struct {
 // place in hand. It returns nil, and f.wait says why, if something is missing.
 func (r *ChatRunReconciler) prepare(ctx context.Context, f *facts) (*prepared, error) {
 	run := f.run
-	p, wait, err := r.provider(ctx, run)
+	parent, wait, err := r.pinned(ctx, f)
 	if f.wait = wait; wait != nil || err != nil {
 		return nil, err
 	}
-	var parent *v1alpha1.ChatRun
-	if awaitsParent(run) {
-		parent, wait, err = r.parent(ctx, run, r.clock.Now())
-		if parent != nil {
-			f.parentUID = string(parent.UID)
-		}
-		if wait != nil && wait.reason == v1alpha1.ReasonParentNotFound && err == nil {
-			// What a manager before us copied is as good as the parent.
-			var stands bool
-			if stands, err = r.copyStands(ctx, run); stands {
-				parent, wait = nil, nil
-			}
-		}
-		if f.wait = wait; wait != nil || err != nil {
-			return nil, err
-		}
+	p, wait, err := r.provider(ctx, run)
+	if f.wait = wait; wait != nil || err != nil {
+		return nil, err
 	}
 	if f.wait = r.place(run, p, f.owed); f.wait != nil {
 		return nil, nil
@@ -71,6 +58,26 @@ func (r *ChatRunReconciler) prepare(ctx context.Context, f *facts) (*prepared, e
 		}
 	}
 	return ready, nil
+}
+
+// pinned returns the run to go on from, as long as its conversation is not copied,
+// or why it cannot be gone on from. f tells which it is from then on.
+func (r *ChatRunReconciler) pinned(ctx context.Context, f *facts) (*v1alpha1.ChatRun, *waitReason, error) {
+	if !awaitsParent(f.run) {
+		return nil, nil, nil
+	}
+	parent, wait, err := r.parent(ctx, f.run, r.clock.Now())
+	if parent != nil {
+		f.parentUID = string(parent.UID)
+	}
+	if err == nil && wait != nil && wait.reason == v1alpha1.ReasonParentNotFound {
+		// What a manager before us copied is as good as the parent.
+		stands, err := r.copyStands(ctx, f.run)
+		if stands || err != nil {
+			return nil, nil, err
+		}
+	}
+	return parent, wait, err
 }
 
 // place asks for a place, or takes one for an attempt that is counted already.

@@ -3,8 +3,8 @@
 
 // Package places says which attempts may be under way. A place is the right to
 // make one attempt. There is a bound on all places, one on those of a provider
-// if it names one, and a gate that closes while a provider refuses attempts as
-// there are too many.
+// if it names one, and one gate a model, which closes while the provider refuses
+// attempts as there are too many.
 //
 // What the package promises:
 //
@@ -13,8 +13,8 @@
 //     a namespace the oldest run comes first.
 //   - No place stays free while a run waits that may take it.
 //   - A freed place is given at once: it is reserved for a run, which is woken.
-//   - A provider that refuses is probed by few: no more attempts are under way
-//     there than it had accepted, plus what it is seen to take; and by one at a
+//   - A model that a provider refuses is probed by few: no more attempts are under
+//     way there than it had accepted, plus what it is seen to take; and one at a
 //     time if it takes none.
 //
 // Nothing is kept over a restart: every run asks again then, and its age is what

@@ -231,7 +231,7 @@ var _ = Describe("Every phase", func() {
 		s = staged("provider deleted")
 		Expect(plane.Client.DeleteAllOf(ctx, &v1alpha1.ChatProvider{}, client.InNamespace(s.namespace))).To(Succeed())
 		ends["provider deleted"] = with(map[string]string{
-			"queued": "Pending ProviderNotReady 0", "waiting": "Pending ProviderNotReady 0",
+			"queued": "Pending ProviderNotReady 0",
 		})
 
 		s = staged("Secret rotated")
