@@ -15,11 +15,13 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chattest"
+	"chatrun.dev/operator/test/harness"
 )
 
 // stage is a world with one run in each phase, named after it. A run "holder"
@@ -267,12 +269,12 @@ var _ = Describe("Every phase", func() {
 		Expect(last[len(last)-1].Request.Header.Get("Authorization")).To(Equal("Bearer second"))
 	}, SpecTimeout(5*time.Minute))
 
-	It("outlives a restart of the manager", func(ctx SpecContext) {
-		m := startManager(ctx)
+	DescribeTable("outlives the manager", func(ctx SpecContext, end func(*harness.Process) error, told string) {
+		first := startProcess("first")
 		s := newStage(ctx)
 		s.become(ctx, atFirst)
 		promised := now(ctx, s.runs["retrying"]).Status.RetryingAt
-		Expect(m.Stop()).To(Succeed())
+		Expect(end(first)).To(Succeed())
 		Expect(s.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == 0 })).To(Succeed())
 		startManager(ctx)
 		// The place of "full" goes to whoever of the two is looked at first.
@@ -281,8 +283,79 @@ var _ = Describe("Every phase", func() {
 			Equal(with(map[string]string{"streaming": "Streaming Streaming 2", "queued": "Streaming Streaming 1"})),
 		))
 		Expect(now(ctx, s.runs["retrying"]).Status.RetryingAt).To(Equal(promised))
+		Expect(now(ctx, s.runs["streaming"]).Status.LastErrorReason).To(Equal(told))
 		staysQuiet(ctx, s)
-	}, SpecTimeout(2*time.Minute))
+	},
+		Entry("that is told to end", (*harness.Process).Terminate, "", SpecTimeout(2*time.Minute)),
+		Entry("that is killed", (*harness.Process).Kill, "WorkerLost", SpecTimeout(2*time.Minute)),
+	)
+
+	It("outlives its provider, which may come back", func(ctx SpecContext) {
+		gate := make(chan struct{})
+		w := newWorld(ctx, func(r chattest.Request) chattest.Response {
+			switch {
+			case r.Key == "question of streaming":
+				return chattest.Answer("the ", "whole").HoldAfter(1, gate)
+			case r.Key == "question of retrying" && r.N == 1:
+				return chattest.OpenAIServerErrorResponse()
+			}
+			return chattest.Answer("an answer")
+		})
+		m := startManager(ctx)
+		p := w.readyProvider(ctx)
+		streaming, retrying := w.run(ctx, "streaming"), w.run(ctx, "retrying", delays(1500, 1500))
+		suspended := w.run(ctx, "suspended", func(r *v1alpha1.ChatRun) { r.Spec.DesiredState = v1alpha1.DesiredSuspended })
+		firstPart(ctx, m.Stream, streaming)
+		untilPhase(ctx, retrying, v1alpha1.PhaseRetrying)
+		untilPhase(ctx, suspended, v1alpha1.PhaseSuspended)
+		remove(ctx, p)
+		setDesired(ctx, suspended, v1alpha1.DesiredRunning)
+		for _, run := range []*v1alpha1.ChatRun{retrying, suspended} {
+			got := untilReason(ctx, run, v1alpha1.ReasonProviderNotReady)
+			Expect(got.Status.RetryingAt).To(BeNil())
+		}
+		By("what is under way not needing it any more")
+		close(gate)
+		Expect(textOf(untilPhase(ctx, streaming, v1alpha1.PhaseSucceeded))).To(Equal("the whole"))
+		w.readyProvider(ctx)
+		Expect(attemptOf(untilPhase(ctx, retrying, v1alpha1.PhaseSucceeded))).To(Equal(2))
+		Expect(attemptOf(untilPhase(ctx, suspended, v1alpha1.PhaseSucceeded))).To(Equal(1))
+	})
+
+	It("sees a TTL that is set, raised and taken away after its end", func(ctx SpecContext) {
+		w := newWorld(ctx, chattest.Always(chattest.Answer("an answer")))
+		startManager(ctx)
+		w.readyProvider(ctx)
+		set := func(run *v1alpha1.ChatRun, seconds *int32) {
+			GinkgoHelper()
+			base := run.DeepCopy()
+			run.Spec.TTLSecondsAfterFinished = seconds
+			Expect(plane.Client.Patch(ctx, run, client.MergeFrom(base))).To(Succeed())
+		}
+		runs := map[string]*v1alpha1.ChatRun{}
+		for name, ttl := range map[string]*int32{"set": nil, "raised": new(int32(8)), "taken away": new(int32(8)), "zero": new(int32(0))} {
+			runs[name] = w.run(ctx, strings.ReplaceAll(name, " ", "-"), func(r *v1alpha1.ChatRun) { r.Spec.TTLSecondsAfterFinished = ttl })
+		}
+		gone := func(run *v1alpha1.ChatRun) func() bool {
+			return func() bool {
+				return apierrors.IsNotFound(plane.Client.Get(ctx, client.ObjectKeyFromObject(run), &v1alpha1.ChatRun{}))
+			}
+		}
+		Eventually(ctx, gone(runs["zero"])).Should(BeTrue())
+		for _, name := range []string{"set", "raised", "taken away"} {
+			runs[name] = untilPhase(ctx, runs[name], v1alpha1.PhaseSucceeded)
+		}
+		set(runs["raised"], new(int32(3600)))
+		set(runs["taken away"], nil)
+		set(runs["set"], new(int32(5)))
+		completed := runs["set"].Status.CompletionTime.Time
+		Eventually(ctx, gone(runs["set"])).Should(BeTrue())
+		Expect(time.Since(completed)).To(BeNumerically(">=", 5*time.Second))
+		for _, name := range []string{"raised", "taken away"} {
+			Eventually(ctx, func() time.Duration { return time.Since(runs[name].Status.CompletionTime.Time) }).Should(BeNumerically(">", 10*time.Second))
+			Expect(gone(runs[name])()).To(BeFalse(), name)
+		}
+	})
 
 	It("ends in one clear state when a run is deleted while it is being made", func(ctx SpecContext) {
 		startManager(ctx)

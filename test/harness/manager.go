@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -159,6 +160,13 @@ func (p *Process) Interrupt(patience time.Duration) error {
 	case <-time.After(patience):
 		return errors.Join(fmt.Errorf("the manager did not end within %v", patience), p.Kill())
 	}
+}
+
+// Terminate sends SIGTERM, as a cluster does, and waits for the end.
+func (p *Process) Terminate() error {
+	err := p.cmd.Process.Signal(syscall.SIGTERM)
+	<-p.done
+	return err
 }
 
 // freeAddress finds a port on loopback that nobody listens on.
