@@ -84,7 +84,7 @@ func TestErrorsHoldNoPlace(t *testing.T) {
 			b.behind(tc.through)
 			for range 3 {
 				b.fault = tc.fault
-				if _, err := b.reconcile(t); err == nil && tc.fault != conflict {
+				if _, err := b.reconcile(t); err == nil && !errors.Is(tc.fault, conflict) {
 					t.Fatal("no error")
 				}
 				if b.free() == tc.keeps {

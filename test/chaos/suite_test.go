@@ -216,7 +216,7 @@ func (w *world) settle(ctx context.Context, total int) account {
 		Expect(run.Status.Phase).To(Equal(v1alpha1.PhaseSucceeded), run.Name)
 		Expect(meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionSucceeded)).To(BeTrue(), run.Name)
 		Expect(run.Status.Output).NotTo(BeNil(), run.Name)
-		Expect(whole(ctx, run) == w.script.text(run.Spec.Prompt)).To(BeTrue(), "the answer of %s", run.Name)
+		Expect(whole(ctx, run)).To(Equal(w.script.text(run.Spec.Prompt)), run.Name)
 		Expect(requests).To(BeNumerically(">", 0), run.Name)
 		Expect(requests).To(BeNumerically("<=", attempts), "%s: a request that no attempt counts", run.Name)
 	}
