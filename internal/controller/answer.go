@@ -66,7 +66,7 @@ func (r *ChatRunReconciler) keep(ctx context.Context, f facts, d decision) (deci
 		return d, nil
 	case refusedForGood(err):
 	case apierrors.IsForbidden(err):
-		if d.verb != succeed || f.stopping {
+		if d.verb != succeed || f.stopping || endIsDue(f.run, r.clock.Now()) {
 			break // an end that was asked for is not put off
 		}
 		// A quota may have room again in a moment, and a right be given.
@@ -86,6 +86,12 @@ func (r *ChatRunReconciler) keep(ctx context.Context, f facts, d decision) (deci
 		d.message = partRefusedMessage(d.message, s, err)
 	}
 	return d, nil
+}
+
+// endIsDue says whether a run would be at its end without an answer, too.
+func endIsDue(run *v1alpha1.ChatRun, now time.Time) bool {
+	at, _ := deadline(run, now)
+	return run.Spec.DesiredState == v1alpha1.DesiredCancelled || !at.IsZero() && !now.Before(at)
 }
 
 // belongsBeside says whether a decision records an answer that is kept in an

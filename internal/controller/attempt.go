@@ -82,7 +82,7 @@ func (r *ChatRunReconciler) provider(ctx context.Context, run *v1alpha1.ChatRun)
 	case ready == nil || ready.ObservedGeneration != p.Generation:
 		// Nobody has judged this spec yet. That takes a moment, and writes. A run that
 		// is queued keeps its turn for it.
-		return nil, &waitReason{queued: true}, nil
+		return nil, &waitReason{turn: true}, nil
 	case !isTrue(ready):
 		return nil, notReady(providerNotReadyMessage(name, ready.Message)), nil
 	case modelOf(run, p) == "":

@@ -65,9 +65,11 @@ var errTooOld = errors.New("the cache is older than what was read past it")
 
 // Reconcile brings one run a step further.
 func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	// What follows a look does not have its priority, unless that is said.
+	result := ctrl.Result{Priority: new(0)}
 	f, err := r.observe(ctx, req.NamespacedName)
 	if err != nil {
-		return ctrl.Result{}, err
+		return result, err
 	}
 	d, ready, err := r.decide(ctx, &f)
 	after := d.after
@@ -80,25 +82,28 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	}
 	if p, ok := errors.AsType[*postponed](err); ok {
 		log.FromContext(ctx).Info("the API server refuses to keep the answer, which is tried again", "cause", refusal(p), "after", p.after)
-		return ctrl.Result{RequeueAfter: p.after}, nil
+		result.RequeueAfter = p.after
+		return result, nil
 	}
 	switch {
 	case apierrors.IsConflict(err), errors.Is(err, errTooOld):
 		// We read too early. Nothing was started: read again and decide again.
-		return ctrl.Result{RequeueAfter: r.doubts.conflict(req.NamespacedName)}, nil
+		result.RequeueAfter = r.doubts.conflict(req.NamespacedName)
+		return result, nil
 	case errors.Is(err, streamer.ErrNotAccepting):
 		// We shut down since we looked. The attempt is counted, and owed.
-		return ctrl.Result{RequeueAfter: time.Nanosecond}, nil
+		result.RequeueAfter = time.Nanosecond
+		return result, nil
 	case apierrors.IsNotFound(err):
 		// The object went between the read and the write; its event follows.
 		r.doubts.clear(req.NamespacedName)
 		return ctrl.Result{}, nil
 	case err != nil:
-		return ctrl.Result{}, err
+		return result, err
 	}
 	r.doubts.clear(req.NamespacedName)
-	result := ctrl.Result{RequeueAfter: after}
-	if d.row == 15 && f.wait.queued && d.verb == ignore {
+	result.RequeueAfter = after
+	if d.row == 15 && d.verb == ignore && f.wait.queued && after == f.wait.after {
 		result.Priority = new(patient)
 	}
 	return result, nil

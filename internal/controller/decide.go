@@ -50,8 +50,9 @@ type waitReason struct {
 	reason, message string
 	// after is when to look again, if no event will tell; 0 if one will.
 	after time.Duration
-	// queued says that it keeps its place or its turn for one meanwhile.
-	queued bool
+	// queued says that it waits for a place, whether or not that is told yet, and
+	// turn that it keeps its turn for one while it waits for something else.
+	queued, turn bool
 	// denied says that we may not read what is needed, so nobody knows what is there.
 	denied bool
 	// final says that waiting does not help: the run fails.

@@ -77,6 +77,7 @@ func TestGoingOn(t *testing.T) {
 		{"answer not kept", newRun(), []client.Object{former(stored("None"))}, "", "ParentUnusable", "Failed"},
 		{"failed", newRun(), []client.Object{newRun(named("former"), ended(fail, "InvalidRequest"))}, "", "ParentFailed", "Failed"},
 		{"cancelled", newRun(), []client.Object{newRun(named("former"), ended(cancel, ""))}, "", "ParentFailed", "Failed"},
+		{"failed, no provider", newRun(func(r *v1alpha1.ChatRun) { r.Spec.ProviderRef.Name = "absent" }), []client.Object{newRun(named("former"), ended(fail, "InvalidRequest"))}, "", "ParentFailed", "Failed"},
 		{"unfinished", newRun(), []client.Object{newRun(named("former"), streaming(1))}, "", "WaitingForParent", "Pending"},
 		{"not there yet", newRun(), nil, "", "ParentNotFound", "Pending"},
 		{"was there", newRun(func(r *v1alpha1.ChatRun) { r.Status.ParentUID = "uid-of-former" }), nil, "", "ParentNotFound", "Failed"},

@@ -163,7 +163,11 @@ func resultOf(o *streamer.Outcome, pause time.Duration, now time.Time) places.Re
 // place is kept by an attempt that is under way, or about to be made for all we
 // know, a turn by a run that is queued.
 func (r *ChatRunReconciler) leave(f facts, d decision, err error) {
-	if d.row == 15 && f.wait.queued || d.verb == start && r.mayStart(f, err) {
+	switch place := placeOf(f.key.Namespace, f.key.Name); {
+	case d.row == 15 && f.wait.queued, d.verb == start && r.mayStart(f, err):
+		return
+	case d.row == 15 && f.wait.turn:
+		r.places.Yield(place)
 		return
 	}
 	if s, ok := r.pool.Look(f.key.Namespace, f.key.Name); ok && s.Running {

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
@@ -28,10 +29,11 @@ func (q *queue) Start(_ context.Context, to workqueue.TypedRateLimitingInterface
 }
 
 // patient puts the looks that only tell a run that it is queued behind everything
-// else: they may be thousands. An outcome, which frees a place, a place, which
-// starts an attempt, and a person's wish come in the order in which they do, as
-// the queue lets the least of what is urgent pass before all of what is not.
-const patient = -1
+// else, the runs that a start finds included: they may be thousands. An outcome,
+// which frees a place, a place, which starts an attempt, and a person's wish come in
+// the order in which they do, as the queue lets the least of what is more urgent
+// pass before all of what is less.
+const patient = handler.LowPriority - 1
 
 // add enqueues a name. Nothing runs before the controller started, so there is
 // nothing to lose before that.

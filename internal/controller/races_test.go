@@ -148,17 +148,24 @@ func TestShutdownBetweenCountAndStart(t *testing.T) {
 	}
 }
 
+func handedOver(run *v1alpha1.ChatRun) {
+	run.Status = nextStatus(run, decision{verb: handOver}, actor{}, t0)
+}
+
 // TestObservedGeneration: an edit that changes nothing of what is under way is
 // observed all the same, or tools that wait for it (kstatus) wait for ever.
 func TestObservedGeneration(t *testing.T) {
 	for name, run := range map[string]*v1alpha1.ChatRun{
-		"finished":  newRun(untitled, ended(succeed, "")),
-		"waiting":   newRun(untitled, waiting(1, time.Hour)),
-		"suspended": newRun(untitled, desired(v1alpha1.DesiredSuspended), suspendedAt(t0)),
+		"finished":                             newRun(untitled, ended(succeed, "")),
+		"waiting":                              newRun(untitled, waiting(1, time.Hour)),
+		"handed over, its provider not judged": newRun(untitled, streaming(1), handedOver, func(r *v1alpha1.ChatRun) { r.Spec.ProviderRef.Name = "unjudged" }),
+		"suspended":                            newRun(untitled, desired(v1alpha1.DesiredSuspended), suspendedAt(t0)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			run.Generation = 2
-			b := newBench(t, run, ready())
+			unjudged := ready()
+			unjudged.Name, unjudged.Generation = "unjudged", 5
+			b := newBench(t, run, ready(), unjudged)
 			for range 2 {
 				if _, err := b.reconcile(t); err != nil {
 					t.Fatal(err)

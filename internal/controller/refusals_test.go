@@ -6,22 +6,17 @@ package controller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"chatrun.dev/operator/api/v1alpha1"
-	"chatrun.dev/operator/internal/chatretry"
-	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/streamer"
 )
 
@@ -46,53 +41,10 @@ func unreadable[T client.Object](fault error) interceptor.Funcs {
 	}}
 }
 
-// free says whether the bench's only place is.
-func (b *bench) free() bool {
-	next := places.Key{Namespace: "elsewhere", Name: "next"}
-	got, _ := b.r.places.Ask(places.Claim{Key: next, UID: "next", Provider: "another"})
-	b.r.places.Leave(next)
-	return got == places.Granted
-}
-
 func withKey() *v1alpha1.ChatProvider {
 	p := ready()
 	p.Spec.Credentials = &v1alpha1.Credentials{SecretKeyRef: v1alpha1.SecretKeyReference{Name: "s", Key: "k"}}
 	return p
-}
-
-// TestErrorsHoldNoPlace: a run whose start the API server answers with an error,
-// and be it for ever, leaves its place to others; one whose count may stand, or
-// that only read too early, keeps it.
-func TestErrorsHoldNoPlace(t *testing.T) {
-	for _, tc := range []struct {
-		name    string
-		run     []runOption
-		through interceptor.Funcs
-		fault   error // of the status write
-		keeps   bool
-	}{
-		{"the count is refused", nil, interceptor.Funcs{}, denied, false},
-		{"the key cannot be read", nil, unreadable[*corev1.Secret](encrypted), nil, false},
-		{"the messages cannot be read", []runOption{fromConfigMap}, unreadable[*corev1.ConfigMap](encrypted), nil, false},
-		{"the count may stand", nil, interceptor.Funcs{}, lostAnswer, true},
-		{"what was read is old", nil, interceptor.Funcs{}, conflict, true},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			b := newBench(t, newRun(append(tc.run, untitled)...), withKey(),
-				&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}, Data: map[string][]byte{"k": []byte("v")}})
-			b.r.places = places.New(1, func(places.Key) {})
-			b.behind(tc.through)
-			for range 3 {
-				b.fault = tc.fault
-				if _, err := b.reconcile(t); err == nil && !errors.Is(tc.fault, conflict) {
-					t.Fatal("no error")
-				}
-				if b.free() == tc.keeps {
-					t.Fatalf("it keeps its place: %v", !tc.keeps)
-				}
-			}
-		})
-	}
 }
 
 // TestRefusedLabel: the label of a conversation, or of the run that is gone on
@@ -209,80 +161,6 @@ func TestUnreadableCopyIsNoVerdict(t *testing.T) {
 	}
 }
 
-// refuseMany closes the gate of the bench's provider, without a pause.
-func (b *bench) refuseMany() {
-	for i := range 20 {
-		k := places.Key{Namespace: "others", Name: fmt.Sprint(i)}
-		b.r.places.Ask(places.Claim{Key: k, UID: k.Name, Model: "m"})
-		b.r.places.Ended(k, k.Name, places.Result{Refused: true, Until: time.Now()})
-	}
-}
-
-// TestRefusalKeepsItsPause: others leave a provider alone for as long as the run
-// that was refused waits, or would: also when the refusal is first met with an
-// old status, comes within a look at the run, or ends the run.
-func TestRefusalKeepsItsPause(t *testing.T) {
-	for _, tc := range []struct {
-		name    string
-		run     []runOption
-		failure *chatretry.Failure
-		meets   func(t *testing.T, b *bench, answer func())
-	}{
-		{"as a rule", nil, overloaded, func(_ *testing.T, _ *bench, answer func()) { answer() }},
-		{"the last attempt", []runOption{maxAttempts(1)}, overloaded, func(_ *testing.T, _ *bench, answer func()) { answer() }},
-		{"a hint of a day", nil, hinted(24 * time.Hour), func(_ *testing.T, _ *bench, answer func()) { answer() }},
-		{"an old status", nil, overloaded, func(t *testing.T, b *bench, answer func()) {
-			old := newRun(untitled)
-			b.get(t, old, "hello")
-			old.Status = v1alpha1.ChatRunStatus{Phase: v1alpha1.PhasePending}
-			answer()
-			now := b.r.client
-			b.r.client = seeing(b.api, func(run *v1alpha1.ChatRun) error {
-				old.DeepCopyInto(run)
-				return nil
-			})
-			b.must(t)
-			b.r.client = now
-		}},
-		{"within a look", nil, overloaded, func(t *testing.T, b *bench, answer func()) {
-			run := b.run(t)
-			run.Generation++
-			if err := b.api.Update(t.Context(), run); err != nil {
-				t.Fatal(err)
-			}
-			now := b.r.client
-			b.behind(interceptor.Funcs{SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
-				answer()
-				return c.SubResource(sub).Patch(ctx, o, p, opts...)
-			}})
-			b.must(t)
-			b.r.client, b.r.live = now, b.api
-		}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBench(t, newRun(append(tc.run, untitled)...), newRun(untitled, named("later")), ready())
-				b.clock.SetTime(time.Now())
-				b.must(t)
-				<-b.caller.asked
-				b.refuseMany()
-				tc.meets(t, b, func() {
-					b.caller.answer <- tc.failure
-					<-b.nudged
-				})
-				b.must(t)
-				b.name = "later"
-				b.must(t)
-				<-time.After(queuedGrace)
-				b.must(t)
-				if run := b.run(t); messageOf(run) != providerRefusesMessage || len(b.caller.asked) != 0 {
-					t.Errorf("the next is %s: %s", reasonOf(run), messageOf(run))
-				}
-			})
-		})
-	}
-}
-
 // TestEndsAreNotPutOff by an API server that refuses to keep what they cut: they
 // say that they could not keep it.
 func TestEndsAreNotPutOff(t *testing.T) {
@@ -311,6 +189,62 @@ func TestEndsAreNotPutOff(t *testing.T) {
 	}
 }
 
+// TestCancelAndAnswerAtOnce: where an answer and a cancel meet, and the answer is not
+// let be kept, nobody waits for it.
+func TestCancelAndAnswerAtOnce(t *testing.T) {
+	for name, change := range map[string]func(*v1alpha1.ChatRun){
+		"cancel":   desired(v1alpha1.DesiredCancelled),
+		"deadline": activeDeadline(1),
+	} {
+		b := answered(t, strings.Repeat("z", 20_000), nil)
+		b.createFault = noRoom
+		run := b.run(t)
+		change(run)
+		if err := b.api.Update(t.Context(), run); err != nil {
+			t.Fatal(err)
+		}
+		b.clock.SetTime(t0.Add(time.Minute))
+		b.must(t)
+		if run := b.run(t); reasonOf(run) != v1alpha1.ReasonOutputRefused {
+			t.Errorf("%s: %s", name, reasonOf(run))
+		}
+	}
+}
+
+// TestDeniedSourceIsNoVerdict: whether the source of a lost copy changed is not known
+// while it may not be read.
+func TestDeniedSourceIsNoVerdict(t *testing.T) {
+	b := newBench(t, newRun(untitled, fromConfigMap), ready(), listed(`[{"role":"user","content":"first"}]`))
+	b.must(t)
+	<-b.caller.asked
+	b.fails(t)
+	b.change(t, &corev1.ConfigMap{}, copyOfMessages, nil)
+	b.behind(interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, k client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+		if _, ok := o.(*corev1.ConfigMap); ok && k.Name != copyOfMessages {
+			return denied
+		}
+		return c.Get(ctx, k, o, opts...)
+	}})
+	b.must(t)
+	if run := b.run(t); reasonOf(run) != v1alpha1.ReasonMessagesNotFound || isFinished(run) {
+		t.Errorf("%s: %s", reasonOf(run), messageOf(run))
+	}
+	b.behind(interceptor.Funcs{})
+	b.must(t)
+	if got := said(<-b.caller.asked); got != "user:first" {
+		t.Errorf("asked %q", got)
+	}
+}
+
+// TestKeyBeforeCopy: nothing is copied for a run that has no key to ask with.
+func TestKeyBeforeCopy(t *testing.T) {
+	b := newBench(t, newRun(untitled, after("former")), withKey(), former())
+	b.must(t)
+	if run := b.run(t); reasonOf(run) != v1alpha1.ReasonProviderNotReady || b.get(t, &corev1.ConfigMap{}, copyOfMessages) {
+		t.Errorf("%s, or it was copied", reasonOf(run))
+	}
+}
+
 // TestTakenBack: what ended an attempt, and is asked no more, is told as what it
 // was.
 func TestTakenBack(t *testing.T) {
@@ -324,34 +258,5 @@ func TestTakenBack(t *testing.T) {
 				t.Errorf("%v: %s: %s", cause, short(d), d.failure.Message)
 			}
 		}
-	}
-}
-
-// TestResumedClockRuns, also while nobody knows yet what the run waits for.
-func TestResumedClockRuns(t *testing.T) {
-	run := newRun(streaming(1), suspendedAt(t0.Add(time.Second)), activeDeadline(60))
-	f := facts{run: run, pool: settled(1), wait: &waitReason{after: time.Second, queued: true}}
-	now := t0.Add(time.Hour)
-	d := decide(f, now)
-	run.Status = nextStatus(run, d, actor{worker: "me"}, now)
-	if run.Status.Phase != v1alpha1.PhasePending || reasonOf(run) != v1alpha1.ReasonPending || messageOf(run) != resumedMessage {
-		t.Errorf("%s: %s %s", short(d), reasonOf(run), messageOf(run))
-	}
-	if at, _ := deadline(run, now.Add(time.Hour)); !at.Equal(now.Add(59 * time.Second)) {
-		t.Errorf("its deadline is %v after the resume", at.Sub(now))
-	}
-	settles(t, f, decide(f, now), now)
-}
-
-// TestQueuedMessageStays as long as a run is queued: what is full changes by the
-// moment.
-func TestQueuedMessageStays(t *testing.T) {
-	run := newRun()
-	for _, message := range []string{managerFullMessage, providerRefusesMessage} {
-		f := facts{run: run, wait: queued(message)}
-		run.Status = nextStatus(run, decide(f, t0), actor{worker: "me"}, t0)
-	}
-	if reasonOf(run) != v1alpha1.ReasonQueued || messageOf(run) != managerFullMessage {
-		t.Errorf("%s: %s", reasonOf(run), messageOf(run))
 	}
 }

@@ -32,12 +32,17 @@ const (
 	// textTimeout bounds the reading of a text, which no single reader's patience
 	// may end: others wait for the same.
 	textTimeout = 10 * time.Second
+	// maxTextReads bounds those that are under way, each of which brings the whole
+	// run, up to some 1.5 MB, beside the text.
+	maxTextReads = 64
 )
 
 // texts are the answers of finished runs that are being read, each read from the
 // API server once and shared by its readers.
 type texts struct {
 	live client.Reader
+	// reads are those under way.
+	reads chan struct{}
 
 	mu    sync.Mutex
 	byUID map[string]*sharedText
@@ -61,7 +66,7 @@ type sharedText struct {
 }
 
 func newTexts(live client.Reader) *texts {
-	return &texts{live: live, byUID: map[string]*sharedText{}, namespaces: map[string]int{}}
+	return &texts{live: live, reads: make(chan struct{}, maxTextReads), byUID: map[string]*sharedText{}, namespaces: map[string]int{}}
 }
 
 // keepsSome says whether anything is kept of a finished run's answer.
@@ -121,19 +126,18 @@ func (t *texts) join(ctx context.Context, run streamer.Run, bytes int) (*sharedT
 // reports whether there is. One that is still being read takes its memory whether
 // or not anybody waits for it.
 func (t *texts) makeRoom(namespace string, bytes int) bool {
-	room := func() bool {
-		return t.bytes+bytes <= maxTextBytes && t.namespaces[namespace]+bytes <= maxTextBytesOfOne
-	}
+	inAll := func() bool { return t.bytes+bytes <= maxTextBytes }
+	inOne := func() bool { return t.namespaces[namespace]+bytes <= maxTextBytesOfOne }
 	for uid, s := range t.byUID {
-		if room() {
+		if inAll() && inOne() {
 			break
 		}
-		if s.readers == 0 && s.fetched() {
+		if s.readers == 0 && s.fetched() && (s.namespace == namespace || inOne()) {
 			s.linger.Stop()
 			t.drop(uid, s)
 		}
 	}
-	return room()
+	return inAll() && inOne()
 }
 
 func (s *sharedText) fetched() bool {
@@ -155,9 +159,11 @@ func (t *texts) resize(s *sharedText, bytes int) {
 }
 
 func (t *texts) fetch(ctx context.Context, run streamer.Run, s *sharedText) {
+	t.reads <- struct{}{} // each ends in time
 	ctx, cancel := context.WithTimeout(ctx, textTimeout)
-	defer cancel()
 	text, err := t.read(ctx, run)
+	cancel()
+	<-t.reads
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.text, s.err = text, err

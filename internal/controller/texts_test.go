@@ -221,31 +221,74 @@ func TestManyShortTexts(t *testing.T) {
 	})
 }
 
-// TestAbandonedTextIsForgotten also if it is read only after everybody's patience
-// was over.
+// TestAbandonedTextIsForgotten also if it is read, or cannot be, only after
+// everybody's patience was over.
 func TestAbandonedTextIsForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		run := newRun(ended(succeed, ""))
-		texts := newTexts(stuck{})
-		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(time.Second, cancel)
-		if _, _, err := texts.load(ctx, runOf(run), 5); !errors.Is(err, context.Canceled) {
-			t.Errorf("error %v", err)
-		}
-		<-time.After(2 * textTimeout)
-		synctest.Wait()
-		if len(texts.byUID) != 0 || texts.bytes != 0 {
-			t.Errorf("%d texts of %d bytes are left", len(texts.byUID), texts.bytes)
-		}
-	})
+	for name, takes := range map[string]time.Duration{"read": textLinger + 2*time.Second, "not read": time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			run := newRun(ended(succeed, ""))
+			texts := newTexts(slower{server(t, run).Reader, takes})
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Second, cancel)
+			if _, _, err := texts.load(ctx, runOf(run), 5); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: error %v", name, err)
+			}
+			<-time.After(textLinger + time.Millisecond)
+			synctest.Wait()
+			if texts.bytes != 5 {
+				t.Errorf("%s: what is being read takes %d bytes", name, texts.bytes)
+			}
+			<-time.After(2 * textTimeout)
+			synctest.Wait()
+			if len(texts.byUID) != 0 || texts.bytes != 0 {
+				t.Errorf("%s: %d texts of %d bytes are left", name, len(texts.byUID), texts.bytes)
+			}
+		})
+	}
 }
 
-// stuck is an API server that answers nothing.
-type stuck struct{ client.Reader }
+// slower is an API server that takes its time, as long as anybody waits.
+type slower struct {
+	client.Reader
+	takes time.Duration
+}
 
-func (stuck) Get(ctx context.Context, _ client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
-	<-ctx.Done()
-	return ctx.Err()
+func (s slower) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(s.takes):
+		return s.Reader.Get(ctx, key, o, opts...)
+	}
+}
+
+// TestOneNamespaceFlushesItsOwn: what it has too much of costs no other a text.
+func TestOneNamespaceFlushesItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		run := newRun(ended(succeed, ""))
+		texts := newTexts(server(t, run))
+		_, release, err := texts.load(t.Context(), runOf(run), 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		var readers sync.WaitGroup
+		for i := range 2 {
+			readers.Go(func() {
+				_, _, err := texts.load(t.Context(), streamer.Run{UID: fmt.Sprint(i), Namespace: "greedy", Name: "x"}, maxTextBytesOfOne-i)
+				if i == 1 && !errors.Is(err, streamer.ErrBusy) {
+					t.Errorf("error %v", err)
+				}
+			})
+			synctest.Wait()
+		}
+		if texts.byUID[string(run.UID)] == nil {
+			t.Error("the other's text is gone")
+		}
+		readers.Wait()
+		<-time.After(time.Minute)
+		synctest.Wait()
+	})
 }
 
 func TestKeptText(t *testing.T) {

@@ -100,30 +100,32 @@ func checkPlaces(t *testing.T, p *Places, limit, forced int) {
 	for k, s := range p.held {
 		perProvider[s.Provider]++
 		perNamespace[k.Namespace]++
-		perGate[s.Claim.gate()]++
+		perGate[s.gate.key]++
 		if s.begun {
-			begun[s.Claim.gate()]++
+			begun[s.gate.key]++
 		}
 		if p.waiting[k] != nil {
 			t.Fatalf("%v has a place and waits", k)
 		}
 	}
-	gates := map[string]int{}
-	for k, g := range p.gates {
-		gates[k.provider]++
-		if g.held != perGate[k] || g.begun != begun[k] || g.provider != p.providers[k.provider] {
-			t.Fatalf("%v: %d places, %d begun, counted %d and %d", k, perGate[k], begun[k], g.held, g.begun)
-		}
-	}
 	for uid, to := range p.providers {
-		if to.held != perProvider[uid] || to.gates != gates[uid] || to.held > to.limit+forced && to.limit > 0 {
-			t.Fatalf("%s: %d places, counted %d, limit %d; %d gates, counted %d", uid, perProvider[uid], to.held, to.limit, gates[uid], to.gates)
+		if to.held != perProvider[uid] || to.held > to.limit+forced && to.limit > 0 {
+			t.Fatalf("%s: %d places, counted %d, limit %d", uid, perProvider[uid], to.held, to.limit)
+		}
+		for model, g := range to.gates {
+			k := gateKey{uid, model}
+			if g.held != perGate[k] || g.begun != begun[k] || g.provider != to || g.key != k {
+				t.Fatalf("%v: %d places, %d begun, counted %d and %d", k, perGate[k], begun[k], g.held, g.begun)
+			}
+			if due := g.due(time.Now()); !due.Equal(g.alarmAt) {
+				t.Fatalf("%v is due at %v, and its alarm rings at %v", k, due, g.alarmAt)
+			}
 		}
 	}
 	waiting := 0
 	for k, q := range p.queues {
 		waiting += len(q.waiters)
-		if p.namespaces[k.namespace] != q.namespace || p.gates[k.gate] != q.gate {
+		if p.namespaces[k.namespace] != q.namespace || p.providers[k.gate.provider].gates[k.gate.model] != q.gate {
 			t.Fatalf("the queue %v counts for nobody", k)
 		}
 		if len(p.held) < limit && q.gate.room(time.Now()) {

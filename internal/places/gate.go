@@ -29,6 +29,9 @@ const (
 	// wide. A provider that is full refuses one attempt after another, while one that
 	// refuses one in five refuses three in a row once in a hundred times.
 	beyondChance = 3
+	// maxModels bounds the gates of a provider, as whoever writes a run chooses the
+	// name of its model. Further ones share one.
+	maxModels = 64
 	// maxQuiet bounds the time between two probes of a provider that takes nothing.
 	// The wait of a run that was refused often is longer than others should wait.
 	maxQuiet = 15 * time.Second
@@ -73,18 +76,21 @@ type gate struct {
 	alarmAt time.Time
 }
 
-// gate returns one, which is made if it is not there.
-func (p *Places) gate(k gateKey) *gate {
-	g := p.gates[k]
+// gate returns that of a model, which is made if it is not there.
+func (p *Places) gate(c Claim) *gate {
+	to := p.providers[c.Provider]
+	if to == nil {
+		to = &provider{gates: map[string]*gate{}}
+		p.providers[c.Provider] = to
+	}
+	g := to.gates[c.Model]
+	if g == nil && len(to.gates) >= maxModels {
+		c.Model = "" // no model's name
+		g = to.gates[c.Model]
+	}
 	if g == nil {
-		to := p.providers[k.provider]
-		if to == nil {
-			to = &provider{}
-			p.providers[k.provider] = to
-		}
-		to.gates++
-		g = &gate{key: k, provider: to}
-		p.gates[k] = g
+		g = &gate{key: gateKey{c.Provider, c.Model}, provider: to}
+		to.gates[c.Model] = g
 	}
 	return g
 }
@@ -113,7 +119,8 @@ func (g *gate) forgotten(now time.Time) bool { return now.Sub(g.refusedAt) >= ga
 // asked less.
 func (g *gate) refused(now, until time.Time) {
 	if g.forgotten(now) {
-		g.width, g.share, g.patience = 0, 0, 1
+		g.set(0, now)
+		g.share, g.streak, g.patience = 0, 0, 1
 	}
 	g.refusedAt = now
 	g.share += (1 - g.share) * lately
@@ -137,7 +144,7 @@ func (g *gate) refused(now, until time.Time) {
 	}
 }
 
-// set lowers the gate.
+// set makes the gate as wide as that, and forgets how it came to be as it was.
 func (g *gate) set(width int, now time.Time) {
 	g.width, g.changedAt = width, now
 	g.peak, g.step, g.clean, g.raised = 0, 1, 0, false
@@ -183,11 +190,23 @@ func (g *gate) due(now time.Time) time.Time {
 	case g.held >= g.width && g.begun > 0:
 		return g.changedAt.Add(probeEvery * time.Duration(g.patience))
 	case g.held >= g.width:
-		return g.seatedAt.Add(maxQuiet * time.Duration(g.patience))
+		last := g.seatedAt
+		if g.changedAt.After(last) {
+			last = g.changedAt
+		}
+		return last.Add(maxQuiet * time.Duration(g.patience))
 	case g.begun == 0 && now.Before(g.quiet):
 		return g.quiet
 	}
 	return time.Time{}
+}
+
+// alarms sets the timers of a provider's gates. A place that another model takes or
+// gives back may change what is due.
+func (p *Places) alarms(to *provider, now time.Time) {
+	for _, g := range to.gates {
+		p.alarm(g, now)
+	}
 }
 
 // alarm sets the timer for what is due.
@@ -216,7 +235,7 @@ func (p *Places) ring(g *gate, at time.Time) {
 			g.rise(now)
 		}
 		woken = p.dispatch(now)
-		p.alarm(g, now)
+		p.alarms(g.provider, now)
 	}
 	p.mu.Unlock()
 	p.tell(woken, Key{})
@@ -225,7 +244,7 @@ func (p *Places) ring(g *gate, at time.Time) {
 // tidy forgets a gate of which nothing is left to know, now or once its last
 // refusal is long enough ago.
 func (p *Places) tidy(g *gate, now time.Time) {
-	if g.held > 0 || g.waiting > 0 || p.gates[g.key] != g {
+	if g.held > 0 || g.waiting > 0 || g.provider.gates[g.key.model] != g {
 		return
 	}
 	if g.timer != nil {
@@ -233,8 +252,8 @@ func (p *Places) tidy(g *gate, now time.Time) {
 	}
 	g.alarmAt = time.Time{}
 	if g.forgotten(now) {
-		delete(p.gates, g.key)
-		if g.provider.gates--; g.provider.gates == 0 {
+		delete(g.provider.gates, g.key.model)
+		if len(g.provider.gates) == 0 {
 			delete(p.providers, g.key.provider)
 		}
 		return

@@ -26,8 +26,6 @@ type Claim struct {
 	Created time.Time
 }
 
-func (c Claim) gate() gateKey { return gateKey{c.Provider, c.Model} }
-
 // Answer is what a claim comes to.
 type Answer string
 
@@ -65,7 +63,6 @@ type Places struct {
 	queues     map[queueKey]*queue // those that somebody waits in
 	namespaces map[string]*namespace
 	providers  map[string]*provider
-	gates      map[gateKey]*gate
 	// served counts the places that were given, to tell who was served last.
 	served uint64
 }
@@ -73,8 +70,7 @@ type Places struct {
 // provider is one that attempts are made at.
 type provider struct {
 	limit, held int
-	// gates counts those of its models.
-	gates int
+	gates       map[string]*gate // by model
 }
 
 // full says whether its own bound is reached.
@@ -102,7 +98,7 @@ func New(limit int, wake func(Key)) *Places {
 	return &Places{
 		limit: limit, wake: wake,
 		held: map[Key]*seat{}, waiting: map[Key]*waiter{}, queues: map[queueKey]*queue{},
-		namespaces: map[string]*namespace{}, providers: map[string]*provider{}, gates: map[gateKey]*gate{},
+		namespaces: map[string]*namespace{}, providers: map[string]*provider{},
 	}
 }
 
@@ -112,7 +108,7 @@ func New(limit int, wake func(Key)) *Places {
 func (p *Places) Ask(c Claim) (Answer, time.Duration) {
 	p.mu.Lock()
 	now := time.Now()
-	to := p.gate(c.gate())
+	to := p.gate(c)
 	to.provider.limit = c.Limit
 	s := p.held[c.Key]
 	if s != nil && (s.UID != c.UID || s.gate != to) {
@@ -125,8 +121,8 @@ func (p *Places) Ask(c Claim) (Answer, time.Duration) {
 	answer, waited := Granted, time.Duration(0)
 	if w := p.waiting[c.Key]; w != nil {
 		answer, waited = why(to, now), now.Sub(w.since)
-		p.alarm(to, now)
 	}
+	p.alarms(to.provider, now)
 	if s != nil {
 		p.tidy(s.gate, now)
 	}
@@ -148,7 +144,9 @@ func (p *Places) Force(c Claim) {
 		p.dequeue(w)
 		defer p.tidy(w.gate, now)
 	}
-	p.seat(c, p.gate(c.gate()), now)
+	to := p.gate(c)
+	p.seat(c, to, now)
+	p.alarms(to.provider, now)
 }
 
 // Begun tells that the provider accepted the attempt of the run with this UID: its
@@ -162,7 +160,7 @@ func (p *Places) Begun(k Key, uid string) {
 		s.gate.begun++
 		s.gate.accepted(now)
 		woken = p.dispatch(now)
-		p.alarm(s.gate, now)
+		p.alarms(s.gate.provider, now)
 	}
 	p.mu.Unlock()
 	p.tell(woken, Key{})
@@ -178,6 +176,17 @@ func (p *Places) Ended(k Key, uid string, r Result) {
 // a run that has neither.
 func (p *Places) Leave(k Key) {
 	p.leave(k, "", Result{})
+}
+
+// Yield gives back a place that a run cannot use just now, and leaves it its turn
+// if it waits for one.
+func (p *Places) Yield(k Key) {
+	p.mu.Lock()
+	_, waits := p.waiting[k]
+	p.mu.Unlock()
+	if !waits {
+		p.Leave(k)
+	}
 }
 
 // leave is of whatever run of that name if it is given no UID.
@@ -196,7 +205,7 @@ func (p *Places) leave(k Key, uid string, r Result) {
 			s.gate.refused(now, r.Until)
 		}
 		woken = p.dispatch(now)
-		p.alarm(s.gate, now)
+		p.alarms(s.gate.provider, now)
 		p.tidy(s.gate, now)
 	case w != nil && uid == "":
 		p.dequeue(w)
@@ -217,7 +226,7 @@ func (p *Places) dispatch(now time.Time) []Key {
 		w := next.oldest()
 		p.dequeue(w)
 		p.seat(w.Claim, w.gate, now)
-		p.alarm(w.gate, now)
+		p.alarms(w.gate.provider, now)
 		woken = append(woken, w.Key)
 	}
 	return woken
