@@ -235,16 +235,23 @@ func TestAbandonedTextIsForgotten(t *testing.T) {
 			}
 			<-time.After(textLinger + time.Millisecond)
 			synctest.Wait()
-			if texts.bytes != 5 {
-				t.Errorf("%s: what is being read takes %d bytes", name, texts.bytes)
+			if _, bytes := texts.holds(); bytes != 5 {
+				t.Errorf("%s: what is being read takes %d bytes", name, bytes)
 			}
 			<-time.After(2 * textTimeout)
 			synctest.Wait()
-			if len(texts.byUID) != 0 || texts.bytes != 0 {
-				t.Errorf("%s: %d texts of %d bytes are left", name, len(texts.byUID), texts.bytes)
+			if n, bytes := texts.holds(); n != 0 || bytes != 0 {
+				t.Errorf("%s: %d texts of %d bytes are left", name, n, bytes)
 			}
 		})
 	}
+}
+
+// holds returns how many texts are held, and what they take.
+func (t *texts) holds() (n, bytes int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byUID), t.bytes
 }
 
 // slower is an API server that takes its time, as long as anybody waits.
@@ -282,8 +289,9 @@ func TestOneNamespaceFlushesItsOwn(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		if texts.byUID[string(run.UID)] == nil {
-			t.Error("the other's text is gone")
+		// The other's, and the one that is being read.
+		if n, _ := texts.holds(); n != 2 {
+			t.Errorf("%d texts are held", n)
 		}
 		readers.Wait()
 		<-time.After(time.Minute)

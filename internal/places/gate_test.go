@@ -22,6 +22,13 @@ func refuse(t *testing.T, p *Places, c Claim, pause time.Duration) {
 	p.Ended(c.Key, c.UID, Result{Refused: true, Until: time.Now().Add(pause)})
 }
 
+// widthOf is how wide the gate of a model is.
+func widthOf(p *Places, model string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.providers["a/provider"].gates[model].width
+}
+
 // closed is a gate that n refusals in a row closed while nothing was accepted. The
 // provider is quiet for a second.
 func closed(t *testing.T, p *Places, model string) {
@@ -29,18 +36,18 @@ func closed(t *testing.T, p *Places, model string) {
 	for i := range 11 {
 		refuse(t, p, of(model, claim("a", 900+i)), time.Second)
 	}
-	if g := p.providers["a/provider"].gates[model]; g.width != 1 {
-		t.Fatalf("it is %d wide", g.width)
+	if n := widthOf(p, model); n != 1 {
+		t.Fatalf("it is %d wide", n)
 	}
 }
 
 // leaveAll ends all that is held and waits, and looks that nothing stays.
 func leaveAll(t *testing.T, p *Places) {
 	t.Helper()
-	for _, k := range keysOf(p.waiting) {
-		p.Leave(k)
-	}
-	for _, k := range keysOf(p.held) {
+	p.mu.Lock()
+	waiting, held := keysOf(p.waiting), keysOf(p.held)
+	p.mu.Unlock()
+	for _, k := range append(waiting, held...) {
 		p.Leave(k)
 	}
 	<-time.After(2 * gateMemory)
@@ -97,22 +104,24 @@ func TestRiseIsTakenBack(t *testing.T) {
 			for i := range 20 {
 				p.Ask(claim("a", 1+i))
 			}
+			p.mu.Lock()
 			g.share = 0.2 // as after many that were accepted
 			g.streak = 5  // before it rose
-			p.mu.Lock()
 			g.rise(time.Now())
 			p.mu.Unlock()
 			for i := range tc.refused {
 				p.Ask(claim("a", 50))
+				p.mu.Lock()
 				k := slices.DeleteFunc(keysOf(p.held), func(k Key) bool { return k == first.Key })[0]
 				if tc.accepted && i == 1 {
 					g.accepted(time.Now())
 					g.peak = g.before // not more than before at a time
 				}
+				p.mu.Unlock()
 				p.Ended(k, uidOf(k), Result{Refused: true, Until: time.Now()})
 			}
-			if g.width != tc.width {
-				t.Errorf("%+v: it is %d wide", tc, g.width)
+			if n := widthOf(p, ""); n != tc.width {
+				t.Errorf("%+v: it is %d wide", tc, n)
 			}
 		})
 	}
@@ -139,8 +148,8 @@ func TestForgottenGate(t *testing.T) {
 			c := claim("a", 100+i)
 			p.Ended(c.Key, c.UID, Result{Refused: true, Until: time.Now()})
 		}
-		if g.width != 0 {
-			t.Errorf("three refusals of a hundred closed it to %d", g.width)
+		if n := widthOf(p, ""); n != 0 {
+			t.Errorf("three refusals of a hundred closed it to %d", n)
 		}
 	})
 }
@@ -206,8 +215,8 @@ func TestGateDoesNotSpin(t *testing.T) {
 		p.Ask(claim("a", 500))
 		<-time.After(maxQuiet + time.Second)
 		synctest.Wait()
-		if g := p.providers["a/provider"].gates[""]; g.width > 3 {
-			t.Errorf("it is %d wide", g.width)
+		if n := widthOf(p, ""); n > 3 {
+			t.Errorf("it is %d wide", n)
 		}
 	})
 }
@@ -300,11 +309,6 @@ func TestSilentProbe(t *testing.T) {
 		for i := range 40 {
 			p.Leave(claim("a", i).Key)
 		}
-		for _, k := range keysOf(p.held) {
-			p.Leave(k)
-		}
-		<-time.After(2 * gateMemory)
-		synctest.Wait()
-		empty(t, p)
+		leaveAll(t, p)
 	})
 }

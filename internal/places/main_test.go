@@ -5,6 +5,7 @@ package places
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,11 +30,20 @@ func claim(namespace string, i int) Claim {
 func limited(c Claim, n int) Claim { c.Limit = n; return c }
 
 // woken collects the runs that were woken.
-type woken struct{ keys []Key }
+type woken struct {
+	mu   sync.Mutex
+	keys []Key
+}
 
-func (w *woken) wake(k Key) { w.keys = append(w.keys, k) }
+func (w *woken) wake(k Key) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keys = append(w.keys, k)
+}
 
 func (w *woken) take() []Key {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	keys := w.keys
 	w.keys = nil
 	return keys
