@@ -163,7 +163,8 @@ func resultOf(o *streamer.Outcome, pause time.Duration, now time.Time) places.Re
 // place is kept by an attempt that is under way, or about to be made for all we
 // know, a turn by a run that is queued.
 func (r *ChatRunReconciler) leave(f facts, d decision, err error) {
-	switch place := placeOf(f.key.Namespace, f.key.Name); {
+	place := placeOf(f.key.Namespace, f.key.Name)
+	switch {
 	case d.row == 15 && f.wait.queued, d.verb == start && r.mayStart(f, err):
 		return
 	case d.row == 15 && f.wait.turn:
@@ -173,7 +174,7 @@ func (r *ChatRunReconciler) leave(f facts, d decision, err error) {
 	if s, ok := r.pool.Look(f.key.Namespace, f.key.Name); ok && s.Running {
 		return // it gives it back itself
 	}
-	r.places.Leave(placeOf(f.key.Namespace, f.key.Name))
+	r.places.Leave(place)
 }
 
 // mayStart says whether an attempt that was not made will be in a moment: its

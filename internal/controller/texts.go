@@ -158,12 +158,16 @@ func (t *texts) resize(s *sharedText, bytes int) {
 	s.bytes = bytes
 }
 
+// fetch reads a text, unless its readers went while others were read.
 func (t *texts) fetch(ctx context.Context, run streamer.Run, s *sharedText) {
 	t.reads <- struct{}{} // each ends in time
+	defer func() { <-t.reads }()
+	if t.forsaken(run.UID, s) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, textTimeout)
+	defer cancel()
 	text, err := t.read(ctx, run)
-	cancel()
-	<-t.reads
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.text, s.err = text, err
@@ -176,6 +180,18 @@ func (t *texts) fetch(ctx context.Context, run streamer.Run, s *sharedText) {
 		// The next reader tries again.
 		t.drop(run.UID, s)
 	}
+}
+
+// forsaken says whether nobody waits for a text, which is dropped then: nobody can
+// join it any more.
+func (t *texts) forsaken(uid string, s *sharedText) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.readers > 0 {
+		return false
+	}
+	t.drop(uid, s)
+	return true
 }
 
 // leave takes a reader away from a text.

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -334,66 +333,40 @@ func TestKeptText(t *testing.T) {
 	}
 }
 
-func TestSlim(t *testing.T) {
-	long := strings.Repeat("x", maxCachedQuestion)
-	for _, tc := range []struct {
-		name           string
-		run            *v1alpha1.ChatRun
-		question, text bool // whether they stay
-	}{
-		{"short", newRun(), true, true},
-		{"long prompt", newRun(asks(long + "x")), false, true},
-		{"just short enough", newRun(asks(long)), true, true},
-		{"long messages", newRun(asks(""), func(r *v1alpha1.ChatRun) { r.Spec.Messages = []v1alpha1.Message{{Content: long}, {Content: "x"}} }), false, true},
-		{"long system", newRun(func(r *v1alpha1.ChatRun) { r.Spec.System = long }), false, true},
-		{"finished", newRun(ended(succeed, "")), false, false},
-		{"failed", newRun(ended(fail, "InvalidRequest")), false, true},
-	} {
-		tc.run.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "x"}}
-		before := tc.run.DeepCopy()
-		for range 2 { // the cache may do it again
-			out, err := slim(tc.run)
-			if err != nil || out != any(tc.run) {
-				t.Fatal(err)
-			}
+// TestForsakenTextIsNotRead: as many are read at a time as may be, and those that
+// were given up before their turn not at all.
+func TestForsakenTextIsNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		run := newRun(ended(succeed, ""))
+		api := server(t, run)
+		texts := newTexts(api)
+		ctx, cancel := context.WithCancel(t.Context())
+		var readers sync.WaitGroup
+		for i := range 3 * maxTextReads {
+			readers.Go(func() {
+				_, _, _ = texts.load(ctx, streamer.Run{UID: fmt.Sprint(i), Namespace: "ns", Name: "x"}, 5)
+			})
 		}
-		s := &tc.run.Spec
-		if has := s.Prompt != "" || len(s.Messages) > 0; has != tc.question {
-			t.Errorf("%s: its question is there: %v", tc.name, has)
+		synctest.Wait()
+		if n := api.take(); n != maxTextReads {
+			t.Errorf("%d are read at a time", n)
 		}
-		if has := tc.run.Status.Output == nil || tc.run.Status.Output.Text != ""; has != tc.text {
-			t.Errorf("%s: its text is there: %v", tc.name, has)
+		cancel()
+		readers.Wait()
+		<-time.After(time.Minute)
+		synctest.Wait()
+		if n := api.take(); n != 0 {
+			t.Errorf("%d were read for nobody", n)
 		}
-		if tc.run.ManagedFields != nil || tc.run.UID != before.UID || reasonOf(tc.run) != reasonOf(before) || s.ProviderRef != before.Spec.ProviderRef {
-			t.Errorf("%s: %+v", tc.name, tc.run)
+		if n, bytes := texts.holds(); n != 0 || bytes != 0 {
+			t.Errorf("%d texts of %d bytes are left", n, bytes)
 		}
-	}
-	if out, err := slim("something else"); out != "something else" || err != nil {
-		t.Errorf("%v, %v", out, err)
-	}
-}
-
-// TestLongQuestionIsReadLive: what the cache lacks is read when it is asked.
-func TestLongQuestionIsReadLive(t *testing.T) {
-	prompt := strings.Repeat("x", 2*maxCachedQuestion)
-	b := newBench(t, newRun(untitled, asks(prompt)), ready())
-	b.r.client = slimmed{b.api}
-	b.must(t)
-	if got := said(<-b.caller.asked); got != "user:"+prompt {
-		t.Errorf("asked %d bytes", len(got))
-	}
-	if run := b.run(t); run.Spec.Prompt != prompt {
-		t.Error("the object lost its prompt")
-	}
-}
-
-// slimmed reads as the cache does.
-type slimmed struct{ client.Client }
-
-func (s slimmed) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
-	if err := s.Client.Get(ctx, key, o, opts...); err != nil {
-		return err
-	}
-	_, err := slim(o)
-	return err
+		text, release, err := texts.load(t.Context(), runOf(run), 5)
+		if err != nil || text != "Hello" {
+			t.Fatalf("%q, %v", text, err)
+		}
+		release()
+		<-time.After(time.Minute)
+		synctest.Wait()
+	})
 }

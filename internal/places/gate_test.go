@@ -41,6 +41,26 @@ func closed(t *testing.T, p *Places, model string) {
 	}
 }
 
+// risen is a gate that was closed, and rises by one behind a first attempt that was
+// accepted, while n others wait; known sets what is known of it before.
+func risen(t *testing.T, p *Places, n int, known func(*gate)) (*gate, Claim) {
+	t.Helper()
+	closed(t, p, "")
+	<-time.After(time.Second)
+	first := claim("a", 0)
+	ask(t, p, first, Granted)
+	p.Begun(first.Key, first.UID)
+	for i := range n {
+		p.Ask(claim("a", 1+i))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g := p.providers["a/provider"].gates[""]
+	known(g)
+	g.rise(time.Now())
+	return g, first
+}
+
 // leaveAll ends all that is held and waits, and looks that nothing stays.
 func leaveAll(t *testing.T, p *Places) {
 	t.Helper()
@@ -95,20 +115,10 @@ func TestRiseIsTakenBack(t *testing.T) {
 		accepted       bool // between the refusals
 	}{{2, 2, false}, {3, 1, false}, {3, 2, true}} {
 		gated(t, func(p *Places, _ func() []Key) {
-			closed(t, p, "")
-			<-time.After(time.Second)
-			g := p.providers["a/provider"].gates[""]
-			first := claim("a", 0)
-			ask(t, p, first, Granted)
-			p.Begun(first.Key, first.UID)
-			for i := range 20 {
-				p.Ask(claim("a", 1+i))
-			}
-			p.mu.Lock()
-			g.share = 0.2 // as after many that were accepted
-			g.streak = 5  // before it rose
-			g.rise(time.Now())
-			p.mu.Unlock()
+			g, first := risen(t, p, 20, func(g *gate) {
+				g.share = 0.2 // as after many that were accepted
+				g.streak = 5  // before it rose
+			})
 			for i := range tc.refused {
 				p.Ask(claim("a", 50))
 				p.mu.Lock()
@@ -130,16 +140,7 @@ func TestRiseIsTakenBack(t *testing.T) {
 // TestForgottenGate: nothing that was known of a gate outlives its memory.
 func TestForgottenGate(t *testing.T) {
 	gated(t, func(p *Places, _ func() []Key) {
-		closed(t, p, "")
-		<-time.After(time.Second)
-		g := p.providers["a/provider"].gates[""]
-		first := claim("a", 0)
-		ask(t, p, first, Granted)
-		p.Begun(first.Key, first.UID)
-		p.Ask(claim("a", 1))
-		p.mu.Lock()
-		g.rise(time.Now())
-		p.mu.Unlock()
+		risen(t, p, 1, func(*gate) {})
 		<-time.After(time.Hour)
 		for i := range 100 {
 			ask(t, p, claim("a", 100+i), Granted)

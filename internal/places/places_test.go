@@ -281,7 +281,10 @@ func BenchmarkPlaces(b *testing.B) {
 		k := w2(p)
 		c := p.held[k].Claim
 		c.Created = t0.Add(time.Duration(i) * time.Second)
-		p.Ended(k, uidOf(k), Result{Accepted: true})
+		p.Ended(k, c.UID, Result{Accepted: true})
 		p.Ask(c)
+	}
+	if len(p.held) != 20 || len(p.waiting) != 10_000-20 {
+		b.Errorf("%d have a place, %d wait", len(p.held), len(p.waiting))
 	}
 }

@@ -238,7 +238,7 @@ var _ = Describe("A deadline", func() {
 		w := newWorld(ctx, chattest.Sequence(chattest.Answer("dropped ", "text").HoldAfter(1, gate), chattest.Answer("whole")))
 		m := startManager(ctx)
 		w.readyProvider(ctx)
-		const seconds = 5
+		const seconds = 8
 		run := w.run(ctx, "pause", func(r *v1alpha1.ChatRun) { r.Spec.ActiveDeadlineSeconds = new(int64(seconds)) })
 		firstPart(ctx, m.Stream, run)
 		setDesired(ctx, run, v1alpha1.DesiredSuspended)
@@ -263,7 +263,7 @@ var _ = Describe("A deadline", func() {
 		w.readyProvider(ctx, func(p *v1alpha1.ChatProvider) {
 			p.Spec.Limits = &v1alpha1.ProviderLimits{MaxConcurrentStreams: new(int32(1))}
 		})
-		run := w.run(ctx, "late", delays(2000, 2000), func(r *v1alpha1.ChatRun) { r.Spec.ActiveDeadlineSeconds = new(int64(4)) })
+		run := w.run(ctx, "late", delays(4000, 4000), func(r *v1alpha1.ChatRun) { r.Spec.ActiveDeadlineSeconds = new(int64(8)) })
 		untilPhase(ctx, run, v1alpha1.PhaseRetrying)
 		By("another taking the place, which a run in its wait does not hold")
 		firstPart(ctx, m.Stream, w.run(ctx, "holder"))
@@ -272,7 +272,7 @@ var _ = Describe("A deadline", func() {
 		got := untilPhase(ctx, run, v1alpha1.PhaseFailed)
 		Expect(reasonOf(got)).To(Equal(v1alpha1.ReasonDeadlineExceeded))
 		Expect(attemptOf(got)).To(Equal(1))
-		Expect(got.Status.CompletionTime.Sub(got.Status.StartTime.Time)).To(BeNumerically(">=", 4*time.Second))
+		Expect(got.Status.CompletionTime.Sub(got.Status.StartTime.Time)).To(BeNumerically(">=", 8*time.Second))
 	})
 })
 

@@ -303,7 +303,7 @@ var _ = Describe("Every phase", func() {
 		})
 		m := startManager(ctx)
 		p := w.readyProvider(ctx)
-		streaming, retrying := w.run(ctx, "streaming"), w.run(ctx, "retrying", delays(1500, 1500))
+		streaming, retrying := w.run(ctx, "streaming"), w.run(ctx, "retrying", delays(5000, 5000))
 		suspended := w.run(ctx, "suspended", func(r *v1alpha1.ChatRun) { r.Spec.DesiredState = v1alpha1.DesiredSuspended })
 		firstPart(ctx, m.Stream, streaming)
 		untilPhase(ctx, retrying, v1alpha1.PhaseRetrying)

@@ -170,7 +170,7 @@ var _ = Describe("What stands beside a run", func() {
 			Data:       map[string]string{"all": `[{"role":"user","content":"the question"}]`},
 		}
 		Expect(plane.Client.Create(ctx, source)).To(Succeed())
-		run := w.run(ctx, "asks", delays(2000, 2000), func(r *v1alpha1.ChatRun) {
+		run := w.run(ctx, "asks", delays(4000, 4000), func(r *v1alpha1.ChatRun) {
 			r.Spec.Prompt = ""
 			r.Spec.MessagesFrom = &v1alpha1.MessagesSource{ConfigMapKeyRef: &v1alpha1.ConfigMapKeyReference{Name: "messages", Key: "all"}}
 		})
