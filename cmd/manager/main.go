@@ -38,8 +38,9 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := o.wire(ctx, mgr); err != nil {
+	drain, err := o.wire(ctx, mgr)
+	if err != nil {
 		return err
 	}
-	return mgr.Start(ctx)
+	return mgr.Start(o.replica.drained(ctx, drain.Wait))
 }

@@ -24,12 +24,10 @@ const off = "0"
 // options are the flags.
 type options struct {
 	kubeconfig     string
-	leaderElect    bool
-	leaderElectNS  string
 	healthAddress  string
 	metricsAddress string
 	stream         streamOptions
-	worker         string
+	replica        replicaOptions
 	egressProxy    string
 	noProxy        string
 	denyCIDRs      string
@@ -48,15 +46,10 @@ func parse(args []string) (*options, error) {
 	fs := flag.NewFlagSet("manager", flag.ContinueOnError)
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "",
 		"Path to a kubeconfig. Empty: $KUBECONFIG, then the ServiceAccount of the pod, then ~/.kube/config.")
-	fs.BoolVar(&o.leaderElect, "leader-elect", false,
-		"Act only while holding the leader's Lease. A second manager without it takes the first one's attempts for lost.")
-	fs.StringVar(&o.leaderElectNS, "leader-election-namespace", "",
-		"Namespace of the leader's Lease. Empty: the pod's own.")
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", "127.0.0.1:8081", "Address of /healthz and /readyz; 0 is off.")
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "Address of /metrics; 0 is off.")
 	o.stream.bind(fs)
-	fs.StringVar(&o.worker, "worker-name", "",
-		"Name of this manager in status.worker, unique among those that live. Empty: the host's name, which is the pod's.")
+	o.replica.bind(fs)
 	fs.StringVar(&o.egressProxy, "egress-proxy", "",
 		"URL of an HTTP proxy for all calls to providers. Nothing is read from the environment.")
 	fs.StringVar(&o.noProxy, "no-proxy", "",
@@ -82,10 +75,7 @@ func parse(args []string) (*options, error) {
 	return o, o.complete(given)
 }
 
-// maxWorkerName is the schema's bound of status.worker.
-const maxWorkerName = 253
-
-// complete checks what flag parsing cannot, and fills in the worker's name.
+// complete checks what flag parsing cannot, and fills in what was left out.
 // givenStream says whether the stream endpoint's address was given.
 func (o *options) complete(givenStream bool) error {
 	for name, address := range map[string]*string{
@@ -109,17 +99,7 @@ func (o *options) complete(givenStream bool) error {
 	if o.headerTimeout < 0 {
 		return errors.New("--provider-header-timeout must not be negative")
 	}
-	if o.worker == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("finding a name for this worker, give --worker-name: %w", err)
-		}
-		o.worker = host
-	}
-	if len(o.worker) > maxWorkerName {
-		return fmt.Errorf("--worker-name must have at most %d characters", maxWorkerName)
-	}
-	return nil
+	return o.replica.complete()
 }
 
 func (o *options) logger() logr.Logger { return zap.New(zap.UseFlagOptions(&o.zap)) }

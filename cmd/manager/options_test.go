@@ -18,19 +18,26 @@ func TestParse(t *testing.T) {
 		err  string // part of it, "" for none
 	}{
 		{"defaults", nil, ""},
-		{"everything", []string{"--leader-elect", "--stream-bind-address", "127.0.0.1:0", "--health-probe-bind-address", ":8081",
+		{"everything", []string{"--lease-namespace", "ns", "--lease-duration", "20s", "--drain-grace", "0s", "--worker-process", "uid", "--stream-bind-address", "127.0.0.1:0", "--health-probe-bind-address", ":8081",
 			"--worker-name", "w", "--deny-provider-cidrs", "10.0.0.0/8", "--egress-proxy", "http://proxy:3128", "--zap-log-level", "debug"}, ""},
 		{"off", []string{"--stream-bind-address", "0", "--metrics-bind-address", "0", "--health-probe-bind-address", "0"}, ""},
 		{"no port", []string{"--stream-bind-address", "localhost"}, "--stream-bind-address"},
 		{"no port for probes", []string{"--health-probe-bind-address", "here"}, "--health-probe-bind-address"},
-		{"unknown flag", []string{"--leader"}, "not defined"},
+		{"unknown flag", []string{"--leader-elect"}, "not defined"},
+		{"a name that no Lease can have", []string{"--worker-name", "Me"}, "--worker-name"},
+		{"a name that is too long", []string{"--worker-name", strings.Repeat("w", 201)}, "at most 200"},
+		{"a namespace that is none", []string{"--lease-namespace", "a.b"}, "--lease-namespace"},
+		{"a Lease that is too short", []string{"--lease-duration", "2s"}, "--lease-duration"},
+		{"a Lease of a fraction", []string{"--lease-duration", "15500ms"}, "--lease-duration"},
+		{"a Lease that nobody believes", []string{"--lease-duration", "1h"}, "--lease-duration"},
+		{"a negative grace", []string{"--drain-grace", "-1s"}, "--drain-grace"},
 		{"an argument", []string{"run"}, `unexpected argument "run"`},
 		{"bad duration", []string{"--provider-header-timeout", "soon"}, "invalid value"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o, err := parse(tc.args)
 			switch {
-			case tc.err == "" && (err != nil || o == nil || o.worker == ""):
+			case tc.err == "" && (err != nil || o == nil || o.replica.worker == "" || o.replica.namespace == ""):
 				t.Errorf("%+v, %v", o, err)
 			case tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)):
 				t.Errorf("error %v, want one that says %q", err, tc.err)

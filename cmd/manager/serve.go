@@ -48,7 +48,7 @@ const (
 	streamSocketBytes = 128 << 10
 )
 
-// streamServer serves the stream endpoint. Every replica does, leader or not.
+// streamServer serves the stream endpoint. Every replica does.
 type streamServer struct {
 	address string
 	handler http.Handler
@@ -66,7 +66,7 @@ type streamServer struct {
 	reload time.Duration
 }
 
-// NeedLeaderElection implements manager.LeaderElectionRunnable.
+// NeedLeaderElection implements manager.LeaderElectionRunnable: there is no leader.
 func (*streamServer) NeedLeaderElection() bool { return false }
 
 // Start implements manager.Runnable.

@@ -4,12 +4,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -27,9 +25,6 @@ import (
 	"chatrun.dev/operator/internal/streamer"
 )
 
-// leaseName is the leader's Lease.
-const leaseName = "chatrun-operator.chatrun.dev"
-
 // manager makes the manager.
 func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
@@ -37,15 +32,9 @@ func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
 		return nil, err
 	}
 	mgr, err := ctrl.NewManager(cfg, controller.Slim(ctrl.Options{
-		Scheme:                  scheme,
-		LeaderElection:          o.leaderElect,
-		LeaderElectionID:        leaseName,
-		LeaderElectionNamespace: o.leaderElectNS,
-		// The process ends right after the manager, so the next leader need not
-		// wait for the Lease to lapse.
-		LeaderElectionReleaseOnCancel: true,
-		HealthProbeBindAddress:        o.healthAddress,
-		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
+		Scheme:                 scheme,
+		HealthProbeBindAddress: o.healthAddress,
+		Metrics:                metricsserver.Options{BindAddress: o.metricsAddress},
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
@@ -53,32 +42,37 @@ func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
 	return mgr, nil
 }
 
-// wire adds all that the manager runs.
-func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
+// wire adds all that the manager runs. What it returns ends the attempts in order.
+func (o *options) wire(ctx context.Context, mgr ctrl.Manager) (*controller.Drain, error) {
 	caller, err := provider.New(provider.Options{
 		EgressProxy: o.egressProxy, NoProxy: o.noProxy, DenyCIDRs: list(o.denyCIDRs),
 		UserAgent: "chatrun-operator", HeaderTimeout: o.headerTimeout,
 	})
 	if err != nil {
-		return fmt.Errorf("setting up the provider client: %w", err)
+		return nil, fmt.Errorf("setting up the provider client: %w", err)
+	}
+	replicas, err := o.replica.members(mgr.GetConfig(), "")
+	if err != nil {
+		return nil, err
 	}
 	hub := streamer.NewHub()
 	hub.LogBytes, hub.TotalBytes, hub.Grace = o.stream.logBytes, o.stream.logTotalBytes, o.stream.logGrace
-	if err := controller.Setup(ctx, mgr, controller.Options{
-		Caller: caller, Hub: hub, Worker: o.worker, MaxConcurrentStreams: o.maxStreams,
-	}); err != nil {
-		return err
+	drain, err := controller.Setup(ctx, mgr, controller.Options{
+		Caller: caller, Hub: hub, Members: replicas, MaxConcurrentStreams: o.maxStreams,
+	})
+	if err != nil {
+		return nil, err
 	}
 	if o.stream.address != off {
 		source, err := controller.NewSource(ctx, mgr)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := o.stream.wire(mgr, hub, source); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return errors.Join(
+	return drain, errors.Join(
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("cache", func(req *http.Request) error {
 			wait, cancel := context.WithTimeout(req.Context(), time.Second)
@@ -91,9 +85,6 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 	)
 }
 
-// podNamespace is where a pod finds the name of its namespace.
-const podNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
-
 // wire adds the stream endpoint.
 func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streamer.Source) error {
 	o := access.Options{Log: ctrl.Log.WithName("stream")}
@@ -103,8 +94,7 @@ func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streame
 			return fmt.Errorf("making a client for reviews: %w", err)
 		}
 		// Outside a pod there is no such file, and tickets need the flag.
-		own, _ := os.ReadFile(podNamespace)
-		if o.TicketSecret, err = s.secret(string(bytes.TrimSpace(own))); err != nil {
+		if o.TicketSecret, err = s.secret(podNamespace()); err != nil {
 			return err
 		}
 		o.Client = client

@@ -43,6 +43,7 @@ func (r *ChatRunReconciler) observe(ctx context.Context, key types.NamespacedNam
 		f.pool = &snapshot
 	}
 	f.stopping = !r.pool.Accepting()
+	f.pass = r.pool.Pass()
 	run := &v1alpha1.ChatRun{}
 	switch err := reader.Get(ctx, key, run); {
 	case apierrors.IsNotFound(err):
@@ -51,14 +52,15 @@ func (r *ChatRunReconciler) observe(ctx context.Context, key types.NamespacedNam
 		return f, fmt.Errorf("reading the run: %w", err)
 	}
 	f.run = run
+	f.ownership = r.ownership(ctx, run, f.stopping)
 	f.owed = debt.uid == run.UID && debt.attempt == attemptOf(run) && run.Status.Worker == r.worker
 	var err error
 	switch {
 	case isFinished(run):
-		if run.Spec.TTLSecondsAfterFinished != nil {
+		if run.Spec.TTLSecondsAfterFinished != nil && f.lets() {
 			f.awaited, err = r.awaited(ctx, run)
 		}
-	case isStreaming(run) && !f.owed && (f.pool == nil || f.pool.Attempt < attemptOf(run)):
+	case isStreaming(run) && f.lets() && !f.owed && (f.pool == nil || f.pool.Attempt < attemptOf(run)):
 		f.stored, f.kept, err = r.standing(ctx, run)
 	}
 	if f.stopping {
@@ -110,12 +112,23 @@ func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision, read
 		}
 	}
 	r.hub.Begin(attempt.Run, streamStatus(f.run))
-	if err := r.pool.Start(attempt); err != nil {
+	attempt.Pass = f.pass
+	if err := r.begin(attempt); err != nil {
 		r.doubts.owe(f.key, owed{uid: f.run.UID, attempt: d.attempt})
 		return 0, fmt.Errorf("starting attempt %d: %w", d.attempt, err)
 	}
 	log.FromContext(ctx).V(1).Info("attempt started", "attempt", d.attempt, "model", attempt.Request.Model)
 	return untilDeadline(f.run, r.clock.Now()), nil
+}
+
+// begin starts an attempt, unless we may not any more: the process may have been
+// stopped since that was asked, and others have taken over meanwhile. After this
+// look a fence ends the attempt, or refuses it.
+func (r *ChatRunReconciler) begin(a streamer.Attempt) error {
+	if !r.members.Held() {
+		return streamer.ErrFenced
+	}
+	return r.pool.Start(a)
 }
 
 // endpoint resolves a provider's credentials, or says why it cannot.
@@ -127,6 +140,7 @@ func (r *ChatRunReconciler) endpoint(ctx context.Context, p *v1alpha1.ChatProvid
 	if problem != nil {
 		wait := notReady(providerNotReadyMessage(p.Name, problem.message))
 		wait.after = secretRetry
+		r.asked.add(client.ObjectKeyFromObject(p))
 		r.providers.add(client.ObjectKeyFromObject(p))
 		return provider.Endpoint{}, wait, nil
 	}

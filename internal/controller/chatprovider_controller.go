@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -21,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/provider"
 )
 
@@ -38,6 +40,27 @@ type ChatProviderReconciler struct {
 	client client.Client
 	live   client.Reader
 	clock  clock.PassiveClock
+
+	members *members.Members
+	// asked are the providers that a run of ours found to be other than they say.
+	asked *asked
+}
+
+// asked is a set of names.
+type asked struct{ names sync.Map }
+
+func (a *asked) add(key types.NamespacedName) { a.names.Store(key, nil) }
+
+func (a *asked) take(key types.NamespacedName) bool {
+	_, was := a.names.LoadAndDelete(key)
+	return was
+}
+
+// ours says whether we are to look after a provider. One replica does, and whoever
+// has a run that cannot use it. Writes are locked, so two do no harm.
+func (r *ChatProviderReconciler) ours(p *v1alpha1.ChatProvider) bool {
+	wanted := r.asked.take(client.ObjectKeyFromObject(p))
+	return r.members.Held() && (wanted || r.members.HolderOf(string(p.UID)) == r.members.Me())
 }
 
 // Reconcile brings one provider's conditions up to date.
@@ -45,6 +68,9 @@ func (r *ChatProviderReconciler) Reconcile(ctx context.Context, req ctrl.Request
 	p := &v1alpha1.ChatProvider{}
 	if err := r.client.Get(ctx, req.NamespacedName, p); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !r.ours(p) {
+		return ctrl.Result{}, nil
 	}
 	_, problem, err := readKey(ctx, r.live, p)
 	if err != nil {

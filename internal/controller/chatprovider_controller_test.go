@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/members"
 )
 
 // TestProviderReconcile: what becomes of Ready, and of the Secret's value, as
@@ -76,7 +77,7 @@ func TestProviderReconcile(t *testing.T) {
 						return c.SubResource(sub).Patch(ctx, o, patch, opts...)
 					},
 				}).Build()
-			r := &ChatProviderReconciler{client: api, live: api, clock: testclock.NewFakePassiveClock(t0.Add(time.Hour))}
+			r := &ChatProviderReconciler{client: api, live: api, clock: testclock.NewFakePassiveClock(t0.Add(time.Hour)), members: members.Alone("me"), asked: &asked{}}
 			for range 3 {
 				result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)})
 				if (err != nil) != tc.err || result.RequeueAfter != tc.after {

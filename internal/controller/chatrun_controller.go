@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
@@ -48,14 +49,18 @@ type ChatRunReconciler struct {
 	hub    *streamer.Hub
 	pool   *streamer.Pool
 	places *places.Places
-	// providers is the queue of the other reconciler.
+	// providers is the queue of the other reconciler, and asked what is wanted of it.
 	providers *queue
+	asked     asked
 
 	recorder events.EventRecorder
 	clock    clock.PassiveClock
 	// worker is our name, as it stands in status.worker.
-	worker string
+	worker  string
+	members *members.Members
 
+	unowned     unowned
+	abroad      abroad
 	doubts      doubts
 	queuedTurns turns
 }
@@ -90,8 +95,8 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		// We read too early. Nothing was started: read again and decide again.
 		result.RequeueAfter = r.doubts.conflict(req.NamespacedName)
 		return result, nil
-	case errors.Is(err, streamer.ErrNotAccepting):
-		// We shut down since we looked. The attempt is counted, and owed.
+	case errors.Is(err, streamer.ErrNotAccepting), errors.Is(err, streamer.ErrFenced):
+		// We shut down, or were fenced, since we looked. The attempt is counted, and owed.
 		result.RequeueAfter = time.Nanosecond
 		return result, nil
 	case apierrors.IsNotFound(err):
@@ -146,11 +151,18 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, r
 		return time.Nanosecond, nil
 	case forget:
 		r.forget(f)
+		if !f.lets() {
+			return d.after, nil
+		}
 		return d.after, r.record(ctx, f, d)
 	case expire:
 		r.forget(f)
 		return 0, r.client.Delete(ctx, f.run, client.Preconditions{UID: &f.run.UID, ResourceVersion: &f.run.ResourceVersion})
 	case ignore:
+		if d.row == 3 && f.otherOwnerLive && f.pool != nil {
+			// What became of our own attempt is nobody's concern any more.
+			r.pool.Settle(f.pool.UID)
+		}
 		if d.row != 11 && d.row != 15 {
 			return d.after, nil
 		}

@@ -22,9 +22,10 @@ type facts struct {
 	run *v1alpha1.ChatRun
 	// pool is what the pool knows under the run's name; nil if nothing.
 	pool *streamer.Snapshot
-	// otherOwnerLive says that status.worker is another replica, which lives. As
-	// long as one manager works at a time nobody sets it.
-	otherOwnerLive bool
+	// ownership is whose the run is.
+	ownership
+	// pass allows an attempt that is decided by these facts.
+	pass int
 	// stopping says that this process shuts down: the pool takes no attempts.
 	stopping bool
 	// owed says that we counted the attempt that status tells of by a write of
@@ -130,11 +131,11 @@ func identity(f facts, now time.Time) (decision, bool) {
 		return decision{row: 1, verb: drop}, true
 	case isFinished(run):
 		return finished(f, now), true
-	case f.otherOwnerLive:
+	case !f.lets():
 		if pool != nil && pool.Running {
 			return decision{row: 3, verb: stop, cause: streamer.ErrOwnershipLost}, true
 		}
-		return decision{row: 3, verb: ignore}, true
+		return decision{row: 3, verb: ignore, after: f.turnAfter}, true
 	case pool != nil && pool.Attempt > attemptOf(run),
 		pool != nil && pool.Settled && pool.Attempt == attemptOf(run) && isStreaming(run):
 		return decision{row: 4, verb: ignore}, true
@@ -148,7 +149,7 @@ func identity(f facts, now time.Time) (decision, bool) {
 // finished is row 2.
 func finished(f facts, now time.Time) decision {
 	run, ttl := f.run, f.run.Spec.TTLSecondsAfterFinished
-	if ttl == nil || run.Status.CompletionTime == nil {
+	if ttl == nil || run.Status.CompletionTime == nil || !f.lets() {
 		return decision{row: 2, verb: forget}
 	}
 	left := run.Status.CompletionTime.Add(seconds(*ttl)).Sub(now)
@@ -237,6 +238,9 @@ func next(f facts, now time.Time) (decision, bool) {
 			row: 14, verb: fail,
 			reason: v1alpha1.ReasonRetriesExhausted, message: exhaustedMessage(run, run.Status.LastError),
 		}, true
+	}
+	if f.misplaced {
+		return decision{row: 15, verb: handOver}, true
 	}
 	if f.wait != nil && f.wait.final {
 		return decision{row: 15, verb: fail, reason: f.wait.reason, message: f.wait.message}, true

@@ -164,8 +164,8 @@ func TestDecide(t *testing.T) {
 		{"finished beats cancel", facts{run: newRun(ended(succeed, ""), desired(v1alpha1.DesiredCancelled))}, 0, want{row: 2, verb: forget}},
 
 		// Row 3: another's.
-		{"another owns it", facts{run: newRun(streaming(1)), otherOwnerLive: true}, 0, want{row: 3, verb: ignore}},
-		{"another owns it, we run it", facts{run: newRun(streaming(1)), pool: pool(1, nil), otherOwnerLive: true}, 0,
+		{"another owns it", facts{run: newRun(streaming(1)), ownership: ownership{otherOwnerLive: true}}, 0, want{row: 3, verb: ignore}},
+		{"another owns it, we run it", facts{run: newRun(streaming(1)), pool: pool(1, nil), ownership: ownership{otherOwnerLive: true}}, 0,
 			want{row: 3, verb: stop, cause: streamer.ErrOwnershipLost}},
 
 		// Row 4: a stale read.

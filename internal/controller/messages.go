@@ -28,7 +28,7 @@ const (
 	streamingMessage  = "An attempt is under way."
 	cancelledMessage  = "Cancelled on request."
 	suspendedMessage  = "Suspended on request: set spec.desiredState to Running to go on."
-	handedOverMessage = "The manager that made the last attempt is shutting down; the next one goes on at once."
+	handedOverMessage = "Handed over by the manager that made the last attempt: the one whose turn it is goes on at once."
 	resumedMessage    = "The run goes on in a moment."
 	notKeptMessage    = "The answer was streamed, and is not kept, as spec.output.storage is None."
 )

@@ -86,8 +86,8 @@ func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvide
 		Key: placeOf(run.Namespace, run.Name), UID: string(run.UID),
 		Provider: string(p.UID), Model: modelOf(run, p), Created: run.CreationTimestamp.Time,
 	}
-	if l := p.Spec.Limits; l != nil {
-		claim.Limit = int(valueOr(l.MaxConcurrentStreams, 0))
+	if claim.Limit = limitOf(p); claim.Limit > 0 {
+		claim.Elsewhere = r.abroad.at(run.Namespace, p.Name)
 	}
 	if owed {
 		r.places.Force(claim)

@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
@@ -121,7 +122,7 @@ func (b *bench) begin(t *testing.T) {
 	b.r = &ChatRunReconciler{
 		client: b.api, live: b.api, caller: b.caller, hub: hub, pool: pool, providers: newQueue(),
 		places:   places.New(0, func(places.Key) {}),
-		recorder: events.NewFakeRecorder(100), clock: b.clock, worker: "me",
+		recorder: events.NewFakeRecorder(100), clock: b.clock, worker: "me", members: members.Alone("me"),
 	}
 }
 

@@ -19,17 +19,24 @@ import (
 type requests = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // relatives wakes the runs whose turn the event of another brings: those that go
-// on from a run when it appears, ends or goes, and a run that outlived its TTL
-// for them when they need it no more.
+// on from a run when it appears, ends or goes, a run that outlived its TTL for
+// them when they need it no more, and those that wait for a place at a provider
+// that another replica still had an attempt at.
 func (r *ChatRunReconciler) relatives() handler.EventHandler {
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, e event.CreateEvent, q requests) {
 			r.wakeChildren(ctx, e.Object, q)
+			if run := asRun(e.Object); run != nil {
+				r.abroad.see(run, r.worker)
+			}
 		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q requests) {
 			before, after := asRun(e.ObjectOld), asRun(e.ObjectNew)
 			if before == nil || after == nil {
 				return
+			}
+			if before.UID != after.UID && r.abroad.gone(before) || r.abroad.see(after, r.worker) {
+				r.wakeWaiting(ctx, after, q)
 			}
 			if before.UID != after.UID {
 				// One was deleted, and another has its name: a watch that was cut may tell
@@ -49,7 +56,14 @@ func (r *ChatRunReconciler) relatives() handler.EventHandler {
 		},
 		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q requests) {
 			r.wakeChildren(ctx, e.Object, q)
-			if run := asRun(e.Object); run != nil && awaitsParent(run) {
+			run := asRun(e.Object)
+			if run == nil {
+				return
+			}
+			if r.abroad.gone(run) {
+				r.wakeWaiting(ctx, run, q)
+			}
+			if awaitsParent(run) {
 				wakeParent(run, q)
 			}
 		},
@@ -64,6 +78,13 @@ func (r *ChatRunReconciler) wakeChildren(ctx context.Context, run client.Object,
 	}
 	for i := range children {
 		q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&children[i])})
+	}
+}
+
+// wakeWaiting wakes the runs that wait for the provider of one.
+func (r *ChatRunReconciler) wakeWaiting(ctx context.Context, run *v1alpha1.ChatRun, q requests) {
+	for _, waiting := range r.waitingAt(ctx, providerKey(run)) {
+		q.Add(waiting)
 	}
 }
 

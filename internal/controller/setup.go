@@ -5,6 +5,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
@@ -34,16 +36,11 @@ const (
 	byParent = "waiting.continueFrom.name"
 	// reportingController is who Events say they come from.
 	reportingController = "chatrun.dev/operator"
-	// drainTimeout bounds the hand-over at shutdown: the last status writes of
-	// the attempts that were under way. It stays below the manager's own 30 s.
-	drainTimeout = 20 * time.Second
 	// minQueueDelay and maxQueueDelay bound the queue's back-off after errors of
 	// the API server. The library's own goes up to a quarter of an hour, for
 	// which an answer would lie unwritten.
 	minQueueDelay = 5 * time.Millisecond
 	maxQueueDelay = 30 * time.Second
-	// drainPoll is how often the hand-over looks whether it is through.
-	drainPoll = 20 * time.Millisecond
 )
 
 // Options configure Setup.
@@ -55,16 +52,16 @@ type Options struct {
 	// MaxConcurrentStreams bounds the attempts that are under way at the same time,
 	// over all providers; 0 does not.
 	MaxConcurrentStreams int
-	// Worker is our name in status.worker: unique among the replicas that live
-	// at the same time.
-	Worker string
+	// Members are the replicas. Our name among them is the one in status.worker.
+	Members *members.Members
 	// Clock is the real one if nil.
 	Clock clock.PassiveClock
 }
 
-// Setup adds both reconcilers, and the pool that makes their attempts, to a
-// manager.
-func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
+// Setup adds both reconcilers, the pool that makes their attempts, and the members
+// that they share the runs with, to a manager. What it returns ends the attempts in
+// order, before the manager is stopped.
+func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
@@ -72,7 +69,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	r := &ChatRunReconciler{
 		client: mgr.GetClient(), live: mgr.GetAPIReader(),
 		caller: o.Caller, hub: o.Hub, providers: providers,
-		recorder: mgr.GetEventRecorder(reportingController), clock: o.Clock, worker: o.Worker,
+		recorder: mgr.GetEventRecorder(reportingController), clock: o.Clock, worker: o.Members.Me(), members: o.Members,
 	}
 	r.pool = streamer.NewPool(o.Caller, o.Hub, func(run streamer.Run) {
 		runs.add(types.NamespacedName{Namespace: run.Namespace, Name: run.Name})
@@ -82,7 +79,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	})
 	for field, index := range map[string]client.IndexerFunc{byProvider: indexByProvider, byParent: indexByParent} {
 		if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.ChatRun{}, field, index); err != nil {
-			return fmt.Errorf("indexing runs: %w", err)
+			return nil, fmt.Errorf("indexing runs: %w", err)
 		}
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
@@ -96,16 +93,19 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		}).
 		Complete(r)
 	if err != nil {
-		return fmt.Errorf("setting up the ChatRun controller: %w", err)
+		return nil, fmt.Errorf("setting up the ChatRun controller: %w", err)
 	}
 	err = ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.ChatProvider{}).
 		WatchesRawSource(providers).
-		Complete(&ChatProviderReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), clock: o.Clock})
+		Complete(&ChatProviderReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), clock: o.Clock, members: o.Members, asked: &r.asked})
 	if err != nil {
-		return fmt.Errorf("setting up the ChatProvider controller: %w", err)
+		return nil, fmt.Errorf("setting up the ChatProvider controller: %w", err)
 	}
-	return mgr.Add(drain{r.pool, runs})
+	hands := &reassign{ChatRunReconciler: r, runs: runs, providers: providers, changed: make(chan struct{}, 1)}
+	o.Members.Observe(r.pool.Fence, hands.signal)
+	drain := &Drain{pool: r.pool, runs: runs, members: o.Members}
+	return drain, errors.Join(mgr.Add(drain), mgr.Add(hands), mgr.Add(o.Members))
 }
 
 func indexByProvider(o client.Object) []string {
@@ -118,10 +118,14 @@ func indexByProvider(o client.Object) []string {
 
 // waitingFor maps a provider to the runs that may wait for it.
 func (r *ChatRunReconciler) waitingFor(ctx context.Context, p client.Object) []reconcile.Request {
+	return r.waitingAt(ctx, client.ObjectKeyFromObject(p))
+}
+
+func (r *ChatRunReconciler) waitingAt(ctx context.Context, provider types.NamespacedName) []reconcile.Request {
 	var list v1alpha1.ChatRunList
-	err := r.client.List(ctx, &list, client.InNamespace(p.GetNamespace()), client.MatchingFields{byProvider: p.GetName()})
+	err := r.client.List(ctx, &list, client.InNamespace(provider.Namespace), client.MatchingFields{byProvider: provider.Name})
 	if err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "listing the runs of a provider", "provider", p.GetName())
+		ctrl.LoggerFrom(ctx).Error(err, "listing the runs of a provider", "provider", provider.Name)
 		return nil
 	}
 	var requests []reconcile.Request
@@ -133,54 +137,10 @@ func (r *ChatRunReconciler) waitingFor(ctx context.Context, p client.Object) []r
 	return requests
 }
 
-// drain ends the attempts at shutdown, and waits until what became of them is
-// written. The manager stops it before the reconcilers, which do the writing.
-type drain struct {
-	pool *streamer.Pool
-	runs *queue
-}
-
-// Start implements manager.Runnable.
-func (d drain) Start(ctx context.Context) error {
-	<-ctx.Done()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	defer cancel()
-	if err := d.pool.Shutdown(ctx); err != nil {
-		return fmt.Errorf("ending the attempts: %w", err)
-	}
-	for _, run := range d.pool.Runs() {
-		// One whose last write failed sleeps in the queue's back-off otherwise.
-		d.runs.add(types.NamespacedName{Namespace: run.Namespace, Name: run.Name})
-	}
-	ticker := time.NewTicker(drainPoll)
-	defer ticker.Stop()
-	for d.unsettled() {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("handing over: %w", context.Cause(ctx))
-		case <-ticker.C:
-		}
-	}
-	return nil
-}
-
-// NeedLeaderElection implements manager.LeaderElectionRunnable. It puts the
-// drain among the runnables that are stopped first.
-func (drain) NeedLeaderElection() bool { return false }
-
-func (d drain) unsettled() bool {
-	for _, run := range d.pool.Runs() {
-		if s, ok := d.pool.Look(run.Namespace, run.Name); ok && (s.Running || s.Outcome != nil) {
-			return true
-		}
-	}
-	return false
-}
-
 func sameStatus(a, b v1alpha1.ChatRunStatus) bool { return equality.Semantic.DeepEqual(a, b) }
 
 var (
 	_ source.Source                  = (*queue)(nil)
-	_ manager.LeaderElectionRunnable = drain{}
+	_ manager.LeaderElectionRunnable = (*Drain)(nil)
 	_ streamer.Source                = (*Source)(nil)
 )

@@ -48,6 +48,8 @@ func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1al
 		w.attempt(d.attempt, by)
 	case retry:
 		w.record(d)
+		// Whoever found that the attempt was lost owns the wait that follows.
+		s.Worker = by.worker
 		w.wait(d.delay)
 		w.underWay(v1alpha1.PhaseRetrying, v1alpha1.ReasonRetrying, retryingMessage(valueOr(s.Attempt, 0), s.LastErrorReason))
 	case hold:
@@ -65,6 +67,7 @@ func nextStatus(run *v1alpha1.ChatRun, d decision, by actor, now time.Time) v1al
 	case handOver:
 		w.record(d)
 		s.Worker = ""
+		s.DelayMs, s.RetryingAt = nil, nil
 		w.underWay(v1alpha1.PhasePending, v1alpha1.ReasonPending, handedOverMessage)
 	case suspend:
 		w.record(d)

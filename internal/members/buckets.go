@@ -39,6 +39,9 @@ func (b Buckets) Has(bucket int) bool { return b>>bucket&1 == 1 }
 // With returns the set with a bucket added.
 func (b Buckets) With(bucket int) Buckets { return b | 1<<bucket }
 
+// String returns the set as 16 digits.
+func (b Buckets) String() string { return fmt.Sprintf("%016x", uint64(b)) }
+
 // Selector returns the set as the API server's own: one range for neighbours. The
 // empty set, which no selector can say, and the full one, which needs none, give
 // one that is empty and takes everything.

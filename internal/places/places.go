@@ -20,6 +20,9 @@ type Claim struct {
 	// attempts it allows at a time; 0 is no bound. The last claim's counts.
 	Provider string
 	Limit    int
+	// Elsewhere is how many attempts others have under way at the provider. The last
+	// claim's counts.
+	Elsewhere int
 	// Model is the one that is to be asked.
 	Model string
 	// Created gives a run its turn: the oldest comes first.
@@ -69,12 +72,12 @@ type Places struct {
 
 // provider is one that attempts are made at.
 type provider struct {
-	limit, held int
-	gates       map[string]*gate // by model
+	limit, held, elsewhere int
+	gates                  map[string]*gate // by model
 }
 
 // full says whether its own bound is reached.
-func (to *provider) full() bool { return to.limit > 0 && to.held >= to.limit }
+func (to *provider) full() bool { return to.limit > 0 && to.held+to.elsewhere >= to.limit }
 
 // seat is a place that is taken, or reserved for a run that was woken.
 type seat struct {
@@ -109,7 +112,7 @@ func (p *Places) Ask(c Claim) (Answer, time.Duration) {
 	p.mu.Lock()
 	now := time.Now()
 	to := p.gate(c)
-	to.provider.limit = c.Limit
+	to.provider.limit, to.provider.elsewhere = c.Limit, c.Elsewhere
 	s := p.held[c.Key]
 	if s != nil && (s.UID != c.UID || s.gate != to) {
 		p.vacate(s)

@@ -28,7 +28,9 @@ const TitleTimeout = 30 * time.Second
 type Attempt struct {
 	Run Run
 	// Number is from 1, and above that of every attempt of the run before.
-	Number   int32
+	Number int32
+	// Pass is what Pool.Pass returned before it was decided to make the attempt.
+	Pass     int
 	Endpoint provider.Endpoint
 	Request  provider.Request
 	// IdleTimeout is the silence allowed before the first part and between

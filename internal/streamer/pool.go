@@ -13,12 +13,14 @@ import (
 
 // Why Pool.Start refuses an attempt.
 var (
-	// ErrNotAccepting: Shutdown began.
+	// ErrNotAccepting: Refuse or Shutdown was called.
 	ErrNotAccepting = errors.New("the pool is shutting down")
 	// ErrNameHeld: an entry of another UID holds the name; Drop it first.
 	ErrNameHeld = errors.New("another run holds this name")
 	// ErrRunning: an attempt of this run is under way.
 	ErrRunning = errors.New("an attempt of this run is under way")
+	// ErrFenced: Fence was called since the attempt's pass was taken.
+	ErrFenced = errors.New("the attempt was allowed before all were ended")
 	// ErrStaleAttempt: the number is not above the last attempt's.
 	ErrStaleAttempt = errors.New("an attempt of this or a later number was made already")
 )
@@ -37,6 +39,7 @@ type Pool struct {
 
 	mu      sync.Mutex
 	closed  bool
+	fences  int
 	entries map[string]*entry // by UID
 	uids    map[name]string
 }
@@ -105,11 +108,49 @@ func (p *Pool) Look(namespace, runName string) (Snapshot, bool) {
 	}, true
 }
 
-// Accepting is false once Shutdown began.
+// Accepting is false once Refuse or Shutdown was called.
 func (p *Pool) Accepting() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.closed
+}
+
+// Pass returns what an attempt needs to be started: it is void after Fence.
+func (p *Pool) Pass() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fences
+}
+
+// Refuse stops accepting attempts, and lets those that are under way go on.
+func (p *Pool) Refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+}
+
+// Fence cancels all attempts with ErrOwnershipLost, and all requests for titles.
+// What was decided before it starts nothing after it. It does not block.
+func (p *Pool) Fence() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fences++
+	for _, e := range p.entries {
+		e.stop(ErrOwnershipLost)
+	}
+}
+
+// Attempts returns how many are under way.
+func (p *Pool) Attempts() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, e := range p.entries {
+		if e.cancel != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Runs returns the runs of which something is known, in no order.
@@ -124,13 +165,17 @@ func (p *Pool) Runs() []Run {
 }
 
 // Start makes an attempt in a goroutine of its own. It returns ErrNotAccepting,
-// ErrNameHeld, ErrRunning or ErrStaleAttempt, and has then changed nothing.
+// ErrFenced, ErrNameHeld, ErrRunning or ErrStaleAttempt, and has then changed
+// nothing.
 // An outcome of an earlier attempt that is still there is forgotten.
 func (p *Pool) Start(a Attempt) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return ErrNotAccepting
+	}
+	if a.Pass != p.fences {
+		return ErrFenced
 	}
 	if uid, held := p.uids[a.Run.key()]; held && uid != a.Run.UID {
 		return ErrNameHeld

@@ -105,6 +105,7 @@ func newWorld(ctx context.Context) *world {
 	GinkgoHelper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "chaos-"}}
 	Expect(plane.Client.Create(ctx, ns)).To(Succeed())
+	Expect(plane.AllowReplicas(ctx, ns.Name)).To(Succeed())
 	w := &world{namespace: ns.Name, script: script{seed: seed}, logFile: filepath.Join(GinkgoT().TempDir(), "manager.log")}
 	w.fake = chattest.Start(GinkgoT(), w.script.answer)
 	w.witness = watchRuns(ctx, w)
@@ -135,7 +136,7 @@ func (w *world) printLog() {
 // manager runs one as a process, which the end of the spec kills.
 func (w *world) manager(kubeconfig, name string) *harness.Process {
 	GinkgoHelper()
-	p, err := harness.StartProcess(binary, kubeconfig, name, w.logFile)
+	p, err := harness.StartProcess(binary, kubeconfig, w.namespace, name, w.logFile)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(p.Kill()).To(Succeed()) })
 	return p

@@ -114,7 +114,6 @@ func TestDefaultAppliesAndGrantsTheLeast(t *testing.T) {
 // rights asks the API server what the manager may do.
 func rights(t *testing.T, k kubectl) {
 	t.Helper()
-	const lease = "leases.coordination.k8s.io/chatrun-operator.chatrun.dev"
 	canI(t, k, []question{
 		{"yes", []string{"watch", "chatruns.chatrun.dev", "--all-namespaces"}},
 		{"yes", []string{"patch", "chatruns.chatrun.dev/x", "--subresource=status"}},
@@ -123,9 +122,10 @@ func rights(t *testing.T, k kubectl) {
 		{"yes", []string{"get", "secrets/x"}},
 		{"yes", []string{"create", "events.events.k8s.io"}},
 		{"yes", []string{"create", "leases.coordination.k8s.io", "--namespace=chatrun-system"}},
-		{"yes", []string{"update", lease, "--namespace=chatrun-system"}},
-		{"no", []string{"update", lease, "--namespace=default"}},
-		{"no", []string{"update", "leases.coordination.k8s.io/another", "--namespace=chatrun-system"}},
+		{"yes", []string{"update", "leases.coordination.k8s.io/x", "--namespace=chatrun-system"}},
+		{"yes", []string{"watch", "leases.coordination.k8s.io", "--namespace=chatrun-system"}},
+		{"no", []string{"get", "leases.coordination.k8s.io/x", "--namespace=kube-system"}},
+		{"no", []string{"update", "leases.coordination.k8s.io/x", "--namespace=default"}},
 		{"no", []string{"list", "secrets"}},
 		{"no", []string{"watch", "secrets"}},
 		{"yes", []string{"create", "secrets"}},

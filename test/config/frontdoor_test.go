@@ -34,7 +34,7 @@ func TestFrontDoorIsDefaultAndLittleMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	pod := manager.Spec.Template
-	if args := pod.Spec.Containers[0].Args; !slices.Contains(args, "--stream-front-door") || !slices.Contains(args, "--leader-elect") {
+	if args := pod.Spec.Containers[0].Args; !slices.Contains(args, "--stream-front-door") || !slices.Contains(args, "--worker-process=$(POD_UID)") {
 		t.Errorf("the manager's flags are %v", args)
 	}
 	if !strings.Contains(pod.Spec.Containers[0].VolumeMounts[0].MountPath+" ", "/etc/chatrun/stream-tls ") || pod.Spec.Volumes[0].Secret.SecretName != "chatrun-stream-tls" {

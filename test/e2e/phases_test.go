@@ -270,7 +270,8 @@ var _ = Describe("Every phase", func() {
 	}, SpecTimeout(5*time.Minute))
 
 	DescribeTable("outlives the manager", func(ctx SpecContext, end func(*harness.Process) error, told string) {
-		first := startProcess("first")
+		// It is there before the stage is set, so its Lease has a place of its own.
+		first := newWorld(ctx, chattest.Always(chattest.Answer())).startProcess("first")
 		s := newStage(ctx)
 		s.become(ctx, atFirst)
 		promised := now(ctx, s.runs["retrying"]).Status.RetryingAt

@@ -41,17 +41,17 @@ var _ = AfterSuite(func() {
 })
 
 // startProcess runs the manager as a process, which the end of the spec kills.
-func startProcess(worker string, args ...string) *harness.Process {
+func (w *world) startProcess(worker string, args ...string) *harness.Process {
 	GinkgoHelper()
-	return startProcessOn(plane.ManagerKubeconfig, worker, args...)
+	return w.startProcessOn(plane.ManagerKubeconfig, worker, args...)
 }
 
-func startProcessOn(kubeconfig, worker string, args ...string) *harness.Process {
+func (w *world) startProcessOn(kubeconfig, worker string, args ...string) *harness.Process {
 	GinkgoHelper()
 	path, err := binary()
 	Expect(err).NotTo(HaveOccurred())
 	logFile := filepath.Join(GinkgoT().TempDir(), worker+".log")
-	p, err := harness.StartProcess(path, kubeconfig, worker, logFile, args...)
+	p, err := harness.StartProcess(path, kubeconfig, w.namespace, worker, logFile, args...)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() {
 		Expect(p.Kill()).To(Succeed())
@@ -65,14 +65,14 @@ func startProcessOn(kubeconfig, worker string, args ...string) *harness.Process 
 var _ = Describe("8: A manager that is killed", func() {
 	It("while a run waits: the remaining time is waited, the number goes on", func(ctx SpecContext) {
 		w := newWorld(ctx, chattest.Sequence(chattest.OpenAIServerErrorResponse(), chattest.OpenAIServerErrorResponse(), chattest.Answer("at last")))
-		first := startProcess("first")
+		first := w.startProcess("first")
 		w.readyProvider(ctx)
 		run := w.run(ctx, "waits", delays(2500, 5000))
 		before := until(ctx, run, "waiting for its third attempt", func(r *v1alpha1.ChatRun) bool {
 			return r.Status.Phase == v1alpha1.PhaseRetrying && attemptOf(r) == 2
 		})
 		Expect(first.Kill()).To(Succeed())
-		startProcess("second")
+		w.startProcess("second")
 		got := untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
 		Expect(attemptOf(got)).To(Equal(3))
 		Expect(got.Status.Worker).To(Equal("second"))
@@ -88,14 +88,14 @@ var _ = Describe("8: A manager that is killed", func() {
 		gate := make(chan struct{})
 		defer close(gate)
 		w := newWorld(ctx, chattest.Sequence(chattest.Answer("lost ", "text").HoldAfter(1, gate), chattest.Answer("whole")))
-		first := startProcess("first")
+		first := w.startProcess("first")
 		w.readyProvider(ctx)
 		run := w.run(ctx, "streams")
 		untilPhase(ctx, run, v1alpha1.PhaseStreaming)
 		Expect(w.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == 1 })).To(Succeed())
 		seen := watchRuns(ctx, w.namespace)
 		Expect(first.Kill()).To(Succeed())
-		startProcess("second")
+		w.startProcess("second")
 		got := untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
 		Expect(textOf(got)).To(Equal("whole"))
 		Expect(attemptOf(got)).To(Equal(2))
@@ -113,14 +113,14 @@ var _ = Describe("8: A manager that is killed", func() {
 		DeferCleanup(proxy.Close)
 		kubeconfig := filepath.Join(GinkgoT().TempDir(), "held.kubeconfig")
 		Expect(proxy.Kubeconfig(kubeconfig)).To(Succeed())
-		first := startProcessOn(kubeconfig, "first")
+		first := w.startProcessOn(kubeconfig, "first")
 		w.readyProvider(ctx)
 		run := w.run(ctx, "long")
 		Eventually(ctx, func() int { return proxy.Counts().Held }).Should(BeNumerically(">", 0))
 		Expect(now(ctx, run).Status.Phase).To(Equal(v1alpha1.PhaseStreaming))
 		Expect(first.Kill()).To(Succeed())
 
-		second := startProcess("second")
+		second := w.startProcess("second")
 		got := untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
 		Expect(attemptOf(got)).To(Equal(1))
 		Expect(got.Status.FinishReason).To(Equal(v1alpha1.FinishStop))
@@ -140,8 +140,7 @@ var _ = Describe("8: A manager that is killed", func() {
 		gate := make(chan struct{})
 		defer close(gate)
 		w := newWorld(ctx, chattest.Sequence(chattest.Answer("handed ", "over").HoldAfter(1, gate), chattest.Answer("whole")))
-		Expect(plane.AllowLeaderElection(ctx, w.namespace)).To(Succeed())
-		first := startProcess("first", "--leader-elect", "--leader-election-namespace", w.namespace)
+		first := w.startProcess("first")
 		w.readyProvider(ctx)
 		run := w.run(ctx, "streams", delays(3600000, 3600000))
 		untilPhase(ctx, run, v1alpha1.PhaseStreaming)
@@ -150,7 +149,7 @@ var _ = Describe("8: A manager that is killed", func() {
 		got := now(ctx, run)
 		Expect(got.Status.Phase).To(Equal(v1alpha1.PhasePending))
 		Expect(got.Status.Worker).To(BeEmpty())
-		startProcess("second", "--leader-elect", "--leader-election-namespace", w.namespace)
+		w.startProcess("second")
 		got = untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
 		Expect(attemptOf(got)).To(Equal(2))
 		Expect(got.Status.LastError).To(BeEmpty(), "a shutdown is no failure")
@@ -178,7 +177,7 @@ var _ = Describe("Five hundred runs at once", func() {
 				return answer
 			}
 		})
-		startProcess("busy")
+		w.startProcess("busy")
 		w.readyProvider(ctx)
 
 		editing, stop := context.WithCancel(ctx)

@@ -63,6 +63,7 @@ func newWorld(ctx context.Context, script chattest.Script, options ...chattest.O
 	GinkgoHelper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}
 	Expect(plane.Client.Create(ctx, ns)).To(Succeed())
+	Expect(plane.AllowReplicas(ctx, ns.Name)).To(Succeed())
 	DeferCleanup(func(ctx SpecContext) {
 		// A run that is left would keep the managers of later specs busy.
 		for _, kind := range []client.Object{&v1alpha1.ChatRun{}, &v1alpha1.ChatProvider{}} {

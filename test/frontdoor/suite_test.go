@@ -194,7 +194,7 @@ func (d *door) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := filepath.Join(t.TempDir(), "manager.log")
-	process, err := harness.StartProcess(path, d.manager, "front-door", log,
+	process, err := harness.StartProcess(path, d.manager, home, "front-door", log,
 		"--stream-local=false", "--stream-front-door", "--stream-bind-address="+d.address, "--stream-cert-dir="+d.certificate,
 		"--stream-ticket-secret="+home+"/chatrun-stream-tickets")
 	if err != nil {

@@ -147,11 +147,11 @@ func (c *ControlPlane) addManager(ctx context.Context) error {
 	return errors.Join(c.Client.Create(ctx, role), c.Client.Create(ctx, binding))
 }
 
-// AllowLeaderElection gives ManagerUser the rules of config/rbac for the
-// leader's Lease in a namespace.
-func (c *ControlPlane) AllowLeaderElection(ctx context.Context, namespace string) error {
+// AllowReplicas gives ManagerUser the rules of config/rbac for the Leases of
+// replicas in a namespace.
+func (c *ControlPlane) AllowReplicas(ctx context.Context, namespace string) error {
 	role := &rbacv1.Role{}
-	if err := readRBAC("leader_election_role.yaml", role); err != nil {
+	if err := readRBAC("replica_role.yaml", role); err != nil {
 		return err
 	}
 	role.Namespace = namespace

@@ -22,6 +22,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"chatrun.dev/operator/internal/controller"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
@@ -56,11 +57,11 @@ func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*control
 	}
 	hub := streamer.NewHub()
 	ctx, cancel := context.WithCancel(ctx)
-	o := controller.Options{Caller: caller, Hub: hub, Worker: "test"}
+	o := controller.Options{Caller: caller, Hub: hub, Members: members.Alone("test")}
 	for _, c := range change {
 		c(&o)
 	}
-	if err := controller.Setup(ctx, mgr, o); err != nil {
+	if _, err := controller.Setup(ctx, mgr, o); err != nil {
 		cancel()
 		return nil, err
 	}
@@ -101,6 +102,9 @@ func BuildManager(ctx context.Context, dir string) (string, error) {
 	return binary, nil
 }
 
+// LeaseDuration is that of StartProcess: short, as suites wait for it.
+const LeaseDuration = 3 * time.Second
+
 // Process is the manager in a process of its own.
 type Process struct {
 	// Stream is the URL of the stream endpoint.
@@ -110,8 +114,10 @@ type Process struct {
 	done chan struct{}
 }
 
-// StartProcess runs the manager's binary, with its log in a file.
-func StartProcess(binary, kubeconfig, worker, logFile string, args ...string) (*Process, error) {
+// StartProcess runs the manager's binary, with its log in a file. It shares the runs
+// with others in whose namespace its Lease is. The next one of its name is taken for
+// the next process of one container.
+func StartProcess(binary, kubeconfig, leases, worker, logFile string, args ...string) (*Process, error) {
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -123,7 +129,8 @@ func StartProcess(binary, kubeconfig, worker, logFile string, args ...string) (*
 	}
 	// The context of a test must not kill it: the tests do, in their own ways.
 	cmd := exec.CommandContext(context.Background(), binary, append([]string{
-		"--kubeconfig", kubeconfig, "--worker-name", worker, "--stream-local", "--stream-bind-address", stream,
+		"--kubeconfig", kubeconfig, "--worker-name", worker, "--worker-process", worker,
+		"--lease-namespace", leases, "--lease-duration", LeaseDuration.String(), "--drain-grace", "0s", "--stream-local", "--stream-bind-address", stream,
 		"--health-probe-bind-address", "0", "--metrics-bind-address", "0",
 	}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log

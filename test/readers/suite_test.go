@@ -113,7 +113,7 @@ func (w *world) start(ctx context.Context, dir string) error {
 		return err
 	}
 	w.namespace = namespace.Name
-	return errors.Join(w.startProvider(ctx), w.makeTrust(dir), w.makeUser(ctx, dir), w.servePage(ctx), w.allowTickets(ctx), w.startManager(ctx, dir))
+	return errors.Join(w.startProvider(ctx), w.makeTrust(dir), w.makeUser(ctx, dir), w.servePage(ctx), w.allowTickets(ctx), w.plane.AllowReplicas(ctx, w.namespace), w.startManager(ctx, dir))
 }
 
 // startProvider starts the fake one, which answers each run as its test says.
@@ -242,7 +242,7 @@ func (w *world) startManager(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	w.manager, err = harness.StartProcess(binary, w.plane.ManagerKubeconfig, "readers", filepath.Join(dir, managerLog),
+	w.manager, err = harness.StartProcess(binary, w.plane.ManagerKubeconfig, w.namespace, "readers", filepath.Join(dir, managerLog),
 		"--stream-local=false", "--stream-cert-dir", w.certDir, "--stream-cors-allowed-origins", w.page,
 		"--stream-ticket-secret", w.namespace+"/chatrun-stream-tickets")
 	if err != nil {

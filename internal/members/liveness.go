@@ -1,0 +1,151 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package members
+
+import (
+	"slices"
+	"strconv"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+)
+
+// State is what a replica is to the others.
+type State uint8
+
+const (
+	// Gone: it gave its Lease back, or did not renew it, or was never there.
+	Gone State = iota
+	// Live: it owns what it owns, and takes on more.
+	Live
+	// Draining: it ends what it streams, and takes on nothing.
+	Draining
+)
+
+// What a Lease says beside its spec.
+const (
+	labelReplica       = "chatrun.dev/replica"
+	annotationAddress  = "chatrun.dev/relay-address"
+	annotationDraining = "chatrun.dev/draining"
+	annotationWatches  = "chatrun.dev/watches"
+
+	drainingYes = "true"
+)
+
+// maxDuration bounds the duration that a Lease may claim for itself: a mistake in
+// it must not keep a run from being taken over for ever.
+const maxDuration = 5 * time.Minute
+
+// record is what a renewal changes. Whoever edits anything else of a Lease keeps
+// nobody alive.
+type record struct {
+	holder      string
+	renewed     time.Time
+	transitions int32
+}
+
+// sighting is what was seen of a replica's Lease.
+type sighting struct {
+	record
+	duration time.Duration
+	address  string
+	draining bool
+	watches  Buckets
+	// since is when this record was first seen, by our own clock.
+	since time.Time
+	// lapsed says that a read a whole duration after since found it unchanged.
+	lapsed bool
+}
+
+// look is what a Lease says at this moment.
+func look(lease *coordinationv1.Lease, now time.Time) sighting {
+	s := sighting{since: now, address: lease.Annotations[annotationAddress], watches: AllBuckets}
+	s.draining = lease.Annotations[annotationDraining] == drainingYes
+	if text, ok := lease.Annotations[annotationWatches]; ok {
+		mask, err := strconv.ParseUint(text, 16, 64)
+		if err != nil {
+			mask = 0 // it says nothing that can be relied on
+		}
+		s.watches = Buckets(mask)
+	}
+	spec := &lease.Spec
+	if spec.HolderIdentity != nil {
+		s.holder = *spec.HolderIdentity
+	}
+	if spec.RenewTime != nil {
+		s.renewed = spec.RenewTime.Time
+	}
+	if spec.LeaseTransitions != nil {
+		s.transitions = *spec.LeaseTransitions
+	}
+	if spec.LeaseDurationSeconds != nil {
+		s.duration = min(time.Duration(*spec.LeaseDurationSeconds)*time.Second, maxDuration)
+	}
+	return s
+}
+
+// after returns what is known once this was seen after that: the same record is as
+// old as when it was first seen.
+func (s sighting) after(before sighting) sighting {
+	if s.same(before) {
+		s.since, s.lapsed = before.since, before.lapsed
+	}
+	return s
+}
+
+func (s sighting) same(other sighting) bool {
+	return s.holder == other.holder && s.transitions == other.transitions && s.renewed.Equal(other.renewed)
+}
+
+// due is when a read may find that the Lease lapsed.
+func (s sighting) due() time.Time { return s.since.Add(s.duration) }
+
+func (s sighting) state() State {
+	switch {
+	case s.holder == "" || s.lapsed:
+		return Gone
+	case s.draining:
+		return Draining
+	}
+	return Live
+}
+
+// view is what follows from what was seen of all, this replica included. It does
+// not change once it is made.
+type view struct {
+	states map[string]State
+	// names are those that take runs on, sorted.
+	names  []string
+	owners [NumBuckets]string
+	// watches are the buckets that the others say they watch.
+	watches map[string]Buckets
+}
+
+func newView(states map[string]State, watches map[string]Buckets) *view {
+	v := &view{states: states, watches: watches}
+	for name, state := range states {
+		if state == Live {
+			v.names = append(v.names, name)
+		}
+	}
+	slices.Sort(v.names)
+	for bucket := range v.owners {
+		v.owners[bucket] = first(v.names, bucketKey(bucket))
+	}
+	return v
+}
+
+// rank returns how many replicas come before one in the order for a key, and
+// false if it is not among them.
+func (v *view) rank(name, key string) (int, bool) {
+	names := slices.Clone(v.names)
+	for rank := 0; len(names) > 0; rank++ {
+		next := first(names, key)
+		if next == name {
+			return rank, true
+		}
+		names = slices.DeleteFunc(names, func(n string) bool { return n == next })
+	}
+	return 0, false
+}
