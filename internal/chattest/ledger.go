@@ -74,9 +74,9 @@ type Tally struct {
 // Entry is one request as the ledger knows it.
 type Entry struct {
 	Request Request
-	// At is when it arrived.
-	At    time.Time
-	State State
+	// At is when it arrived, and Over when it left Live; zero while it has not.
+	At, Over time.Time
+	State    State
 	// Parts is how many parts were sent.
 	Parts int
 }
@@ -84,7 +84,7 @@ type Entry struct {
 // entry is an Entry under way. Its state is guarded by the ledger's mutex.
 type entry struct {
 	request     Request
-	at          time.Time
+	at, over    time.Time
 	state       State
 	parts       atomic.Int64
 	tally, sums *Tally
@@ -132,6 +132,9 @@ func (l *Ledger) settle(e *entry, state State) {
 	for _, t := range []*Tally{e.tally, e.sums} {
 		*t.of(e.state)--
 		*t.of(state)++
+	}
+	if e.state == Live {
+		e.over = time.Now()
 	}
 	e.state = state
 	l.notify()
@@ -207,7 +210,7 @@ func (l *Ledger) Requests() []Entry {
 	defer l.mu.Unlock()
 	entries := make([]Entry, len(l.entries))
 	for i, e := range l.entries {
-		entries[i] = Entry{e.request, e.at, e.state, int(e.parts.Load())}
+		entries[i] = Entry{e.request, e.at, e.over, e.state, int(e.parts.Load())}
 	}
 	return entries
 }

@@ -17,7 +17,6 @@ import (
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
-	"k8s.io/klog/v2"
 )
 
 // hold keeps our Lease until ctx ends, and then gives it back. client-go's elector
@@ -25,7 +24,7 @@ import (
 // a former holder of our name to lapse, renews, and gives up in time.
 func (m *Members) hold(ctx context.Context) {
 	// What it says is about leaders. What matters of it we say ourselves.
-	quiet := klog.NewContext(ctx, logr.Discard())
+	quiet := logr.NewContext(ctx, logr.Discard())
 	for ctx.Err() == nil {
 		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 			Name: m.o.Name,

@@ -16,7 +16,11 @@ import (
 
 // script is how the provider fails: what it answers the n-th request of a run
 // with follows from the seed, the run and n alone.
-type script struct{ seed uint64 }
+type script struct {
+	seed uint64
+	// slow is how many times as long each answer takes; 0 is once.
+	slow int
+}
 
 const (
 	// faultShare of the requests fail, as long as the run has had fewer than
@@ -58,7 +62,7 @@ func (s script) dice(question string, n int) *rand.Rand {
 func (s script) answer(r chattest.Request) chattest.Response {
 	d := s.dice(r.LastUser, r.N)
 	parts := s.parts(r.LastUser)
-	answer := chattest.Answer(parts...).Pace(time.Duration(1+d.IntN(25)) * time.Millisecond)
+	answer := chattest.Answer(parts...).Pace(time.Duration((1+d.IntN(25))*max(s.slow, 1)) * time.Millisecond)
 	if r.N > maxFaulty || d.Float64() > faultShare {
 		return answer
 	}

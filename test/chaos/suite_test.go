@@ -101,12 +101,15 @@ type world struct {
 	logFile   string
 }
 
-func newWorld(ctx context.Context) *world {
+func newWorld(ctx context.Context, change ...func(*script)) *world {
 	GinkgoHelper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "chaos-"}}
 	Expect(plane.Client.Create(ctx, ns)).To(Succeed())
 	Expect(plane.AllowReplicas(ctx, ns.Name)).To(Succeed())
 	w := &world{namespace: ns.Name, script: script{seed: seed}, logFile: filepath.Join(GinkgoT().TempDir(), "manager.log")}
+	for _, c := range change {
+		c(&w.script)
+	}
 	w.fake = chattest.Start(GinkgoT(), w.script.answer)
 	w.witness = watchRuns(ctx, w)
 	DeferCleanup(func(ctx SpecContext) {
@@ -134,9 +137,9 @@ func (w *world) printLog() {
 }
 
 // manager runs one as a process, which the end of the spec kills.
-func (w *world) manager(kubeconfig, name string) *harness.Process {
+func (w *world) manager(kubeconfig, name string, args ...string) *harness.Process {
 	GinkgoHelper()
-	p, err := harness.StartProcess(binary, kubeconfig, w.namespace, name, w.logFile)
+	p, err := harness.StartProcess(binary, kubeconfig, w.namespace, name, w.logFile, args...)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(p.Kill()).To(Succeed()) })
 	return p

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -27,6 +28,8 @@ type witness struct {
 
 	mu     sync.Mutex
 	latest map[string]*v1alpha1.ChatRun
+	// leftAt is when a run was first seen not to stream an attempt any more.
+	leftAt map[streamed]time.Time
 	wrong  []string
 	events int
 	lost   int
@@ -41,7 +44,7 @@ func watchRuns(ctx context.Context, world *world) *witness {
 	GinkgoHelper()
 	events, err := plane.Client.Watch(ctx, &v1alpha1.ChatRunList{}, client.InNamespace(world.namespace))
 	Expect(err).NotTo(HaveOccurred())
-	w, done, stopped := &witness{world: world, latest: map[string]*v1alpha1.ChatRun{}, changed: make(chan struct{})}, make(chan struct{}), make(chan struct{})
+	w, done, stopped := &witness{world: world, latest: map[string]*v1alpha1.ChatRun{}, leftAt: map[streamed]time.Time{}, changed: make(chan struct{})}, make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		for e := range events.ResultChan() {
@@ -61,6 +64,12 @@ func watchRuns(ctx context.Context, world *world) *witness {
 		<-done
 	})
 	return w
+}
+
+// streamed is an attempt of a run.
+type streamed struct {
+	run     string
+	attempt int
 }
 
 // see takes in one state.
@@ -85,6 +94,9 @@ func (w *witness) see(run *v1alpha1.ChatRun) {
 	}
 	if attemptOf(run) < attemptOf(before) || attemptOf(run) > attemptOf(before)+1 {
 		w.violate("%s: attempt %d follows attempt %d", run.Name, attemptOf(run), attemptOf(before))
+	}
+	if before.Status.Phase == v1alpha1.PhaseStreaming && (run.Status.Phase != v1alpha1.PhaseStreaming || attemptOf(run) != attemptOf(before)) {
+		w.leftAt[streamed{run.Name, attemptOf(before)}] = time.Now()
 	}
 	if run.Status.LastErrorReason == "WorkerLost" && run.Status.Phase == v1alpha1.PhaseRetrying && before.Status.Phase == v1alpha1.PhaseStreaming {
 		w.lost++
@@ -133,6 +145,8 @@ type sight struct {
 	events, lost, ended, titled, queued int
 	// phases counts the runs that stand in each.
 	phases map[v1alpha1.Phase]int
+	// streaming counts the runs that each replica streams.
+	streaming map[string]int
 }
 
 func (w *witness) sight() sight {
@@ -142,9 +156,12 @@ func (w *witness) sight() sight {
 }
 
 func (w *witness) sightLocked() sight {
-	s := sight{events: w.events, lost: w.lost, ended: w.ended, queued: w.queued, phases: map[v1alpha1.Phase]int{}}
+	s := sight{events: w.events, lost: w.lost, ended: w.ended, queued: w.queued, phases: map[v1alpha1.Phase]int{}, streaming: map[string]int{}}
 	for _, run := range w.latest {
 		s.phases[run.Status.Phase]++
+		if run.Status.Phase == v1alpha1.PhaseStreaming {
+			s.streaming[run.Status.Worker]++
+		}
 		if run.Annotations[v1alpha1.AnnotationTitle] != "" {
 			s.titled++
 		}

@@ -176,6 +176,12 @@ func (p *Process) Terminate() error {
 	return err
 }
 
+// Pause stops it where it is, as a machine does that has no time for it.
+func (p *Process) Pause() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Continue lets it go on.
+func (p *Process) Continue() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
+
 // freeAddress finds a port on loopback that nobody listens on.
 func freeAddress() (string, error) {
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")

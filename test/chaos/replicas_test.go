@@ -1,0 +1,168 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/chattest"
+)
+
+const (
+	replicaRuns = 600
+	// atOnce is how many runs are not finished at a time.
+	atOnce = 120
+	// leaseOf is the duration of the replicas' Leases, and takeoverSlack how much
+	// later than it their runs are taken over at the latest.
+	leaseOf       = 5 * time.Second
+	takeoverSlack = 2 * time.Second
+	// cancelWithin is how long a replica that was stopped may take to end what others
+	// have taken over.
+	cancelWithin = time.Second
+	// slowAnswers makes answers of some seconds of the script's.
+	slowAnswers = 8
+)
+
+var _ = Describe("Three replicas, of which one is killed, one stopped and continued, and one drained", func() {
+	It("lose no run, make no call that is not counted, and no two at a time", func(ctx SpecContext) {
+		began := time.Now()
+		w := newWorld(ctx, func(s *script) { s.slow = slowAnswers })
+		d := dice(2)
+		args := []string{"--lease-duration", leaseOf.String(), "--drain-grace", "2s"}
+		a, b, c := w.manager(plane.ManagerKubeconfig, "pod-a", args...), w.manager(plane.ManagerKubeconfig, "pod-b", args...), w.manager(plane.ManagerKubeconfig, "pod-c", args...)
+		offered := w.offerSteadily(ctx, replicaRuns)
+
+		w.busy(ctx, d, 60, "pod-a", "pod-b", "pod-c")
+		killed := w.witness.streamingBy("pod-a")
+		killedAt := time.Now()
+		Expect(a.Kill()).To(Succeed())
+		w.takenOver(ctx, "killed", killed, killedAt)
+
+		w.busy(ctx, d, 40, "pod-b", "pod-c")
+		stoppedAt := time.Now()
+		Expect(b.Pause()).To(Succeed())
+		stopped := w.witness.streamingBy("pod-b")
+		w.takenOver(ctx, "stopped", stopped, stoppedAt)
+		continuedAt := time.Now()
+		Expect(b.Continue()).To(Succeed())
+
+		w.busy(ctx, d, 40, "pod-b", "pod-c")
+		Expect(c.Terminate()).To(Succeed())
+		left := func() map[string]int { return w.witness.streamingBy("pod-c") }
+		Eventually(ctx, left).WithTimeout(time.Second).Should(BeEmpty(), "a replica that drained hands over what it does not end")
+
+		Eventually(ctx, offered).WithTimeout(2 * time.Minute).Should(BeClosed())
+		w.untilAllEnd(ctx, replicaRuns)
+		sum := w.settle(ctx, replicaRuns)
+		Expect(b.Terminate()).To(Succeed())
+
+		overlaps := w.overlaps(stoppedAt, continuedAt.Add(cancelWithin))
+		report("%d runs: %v; %d streamed when their replica was killed, %d when it was stopped, which went on beside %d new attempts until it was continued; %v in all",
+			replicaRuns, sum, len(killed), len(stopped), overlaps, time.Since(began).Round(time.Second))
+		Expect(len(killed)*len(stopped)).To(BeNumerically(">", 0), "no fault hit a stream")
+	}, SpecTimeout(5*time.Minute))
+})
+
+// offerSteadily makes runs, so that atOnce of them are not finished, and closes what
+// it returns when all are made.
+func (w *world) offerSteadily(ctx context.Context, total int) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer GinkgoRecover()
+		defer close(done)
+		for n := range total {
+			Expect(w.witness.waitFor(ctx, func(s sight) bool { return s.ended > n-atOnce })).To(Succeed())
+			w.offer(ctx, n)
+		}
+	}()
+	return done
+}
+
+// busy waits until some runs more have ended, each of the replicas streams, and for
+// a random moment then.
+func (w *world) busy(ctx context.Context, d *rand.Rand, more int, replicas ...string) {
+	GinkgoHelper()
+	until := w.witness.sight().ended + more
+	err := w.witness.waitFor(ctx, func(s sight) bool {
+		return s.ended >= until && !slices.ContainsFunc(replicas, func(name string) bool { return s.streaming[name] < 5 })
+	})
+	Expect(err).NotTo(HaveOccurred(), "not all of %v stream: %v", replicas, w.witness.unfinished)
+	w.moment(ctx, d, longestLife)
+}
+
+// takenOver waits until none of the runs that a replica streamed at a moment is its
+// own any more, and checks that each changed hands in time.
+func (w *world) takenOver(ctx context.Context, what string, runs map[string]int, at time.Time) {
+	GinkgoHelper()
+	ctx, cancel := context.WithTimeout(ctx, leaseOf+patience)
+	defer cancel()
+	latest := time.Duration(0)
+	for name, attempt := range runs {
+		moved, err := w.witness.moved(ctx, streamed{name, attempt})
+		Expect(err).NotTo(HaveOccurred(), "%s was streamed by the replica that was %s, and not taken over", name, what)
+		latest = max(latest, moved.Sub(at))
+	}
+	report("%d runs of the replica that was %s were taken over, the last after %v; its Lease was good for %v", len(runs), what, latest.Round(time.Millisecond), leaseOf)
+	Expect(latest).To(BeNumerically("<=", leaseOf+takeoverSlack))
+}
+
+// overlaps counts the attempts that began while another one of their run was under
+// way, which no replica may make while it can know: the other one was stopped, and
+// has ended its own by the end of this time.
+func (w *world) overlaps(from, to time.Time) int {
+	GinkgoHelper()
+	byRun := map[string][]chattest.Entry{}
+	for _, e := range w.fake.Ledger().Requests() {
+		if e.Request.Purpose == chattest.PurposeAnswer {
+			byRun[e.Request.Key] = append(byRun[e.Request.Key], e)
+		}
+	}
+	found := 0
+	for key, entries := range byRun {
+		for i, e := range entries {
+			for _, later := range entries[i+1:] {
+				if !later.At.Before(e.Over) {
+					continue
+				}
+				found++
+				Expect(e.At).To(BeTemporally("<", from), "%s: two attempts at a time, and the first began after the stop", key)
+				Expect(later.At).To(BeTemporally(">", from), "%s: two attempts at a time before the stop", key)
+				Expect(e.Over).To(BeTemporally("<=", to), "%s: its first attempt went on after the replica was continued", key)
+			}
+		}
+	}
+	return found
+}
+
+// streamingBy returns the runs that a replica streams, with their attempts.
+func (w *witness) streamingBy(worker string) map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	runs := map[string]int{}
+	for name, run := range w.latest {
+		if run.Status.Phase == v1alpha1.PhaseStreaming && run.Status.Worker == worker {
+			runs[name] = attemptOf(run)
+		}
+	}
+	return runs
+}
+
+// moved waits until a run does not stream an attempt any more, and returns when that
+// was first seen.
+func (w *witness) moved(ctx context.Context, what streamed) (at time.Time, err error) {
+	err = w.waitFor(ctx, func(sight) (left bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		at, left = w.leftAt[what]
+		return left
+	})
+	return at, err
+}
