@@ -100,6 +100,13 @@ func notReady(message string) *waitReason {
 // start counts an attempt, and makes it if the count stands. One that is owed
 // is counted already.
 func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision, ready *prepared) (time.Duration, error) {
+	// Counted before it is asked, so that a drain sees it, or it sees the drain: what
+	// is counted in status has to be made or handed over before we are gone.
+	r.starts.Add(1)
+	defer r.starts.Add(-1)
+	if !r.pool.Accepting() {
+		return 0, streamer.ErrNotAccepting
+	}
 	attempt := r.attempt(f.run, ready, d.attempt)
 	if d.attempt != attemptOf(f.run) {
 		by := actor{worker: r.worker, model: attempt.Request.Model, digest: ready.digest, parentUID: f.parentUID}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -59,6 +60,8 @@ type ChatRunReconciler struct {
 	worker  string
 	members *members.Members
 
+	// starts counts the attempts that are between their count and their call.
+	starts      atomic.Int32
 	unowned     unowned
 	abroad      abroad
 	doubts      doubts

@@ -93,6 +93,18 @@ func (d *doubts) of(key types.NamespacedName) (owed, bool) {
 	return e.owed, e.conflicts >= liveAfterConflicts || e.owed != owed{}
 }
 
+// owes says whether any attempt is owed.
+func (d *doubts) owes() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.byName {
+		if e.owed != (owed{}) {
+			return true
+		}
+	}
+	return false
+}
+
 // clear ends all doubts about a run.
 func (d *doubts) clear(key types.NamespacedName) {
 	d.mu.Lock()

@@ -10,9 +10,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/log"
-
-	"chatrun.dev/operator/internal/members"
-	"chatrun.dev/operator/internal/streamer"
 )
 
 const (
@@ -25,9 +22,8 @@ const (
 
 // Drain ends the attempts at shutdown.
 type Drain struct {
-	pool    *streamer.Pool
-	runs    *queue
-	members *members.Members
+	*ChatRunReconciler
+	runs *queue
 }
 
 // Wait takes on nothing more, tells other replicas so, and returns when no attempt
@@ -79,7 +75,11 @@ func (d *Drain) until(ctx context.Context, through func() bool) error {
 	return nil
 }
 
+// unsettled says whether something of ours is under way, or not written down.
 func (d *Drain) unsettled() bool {
+	if d.starts.Load() > 0 || d.doubts.owes() {
+		return true
+	}
 	for _, run := range d.pool.Runs() {
 		if s, ok := d.pool.Look(run.Namespace, run.Name); ok && (s.Running || s.Outcome != nil) {
 			return true

@@ -104,7 +104,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 	}
 	hands := &reassign{ChatRunReconciler: r, runs: runs, providers: providers, changed: make(chan struct{}, 1)}
 	o.Members.Observe(r.pool.Fence, hands.signal)
-	drain := &Drain{pool: r.pool, runs: runs, members: o.Members}
+	drain := &Drain{ChatRunReconciler: r, runs: runs}
 	return drain, errors.Join(mgr.Add(drain), mgr.Add(hands), mgr.Add(o.Members))
 }
 

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
@@ -161,6 +162,21 @@ func (c *ControlPlane) AllowReplicas(ctx context.Context, namespace string) erro
 		Subjects:   manager(),
 	}
 	return errors.Join(c.Client.Create(ctx, role), c.Client.Create(ctx, binding))
+}
+
+// Replicas returns the names of the managers that hold a Lease in a namespace.
+func (c *ControlPlane) Replicas(ctx context.Context, namespace string) ([]string, error) {
+	var leases coordinationv1.LeaseList
+	if err := c.Client.List(ctx, &leases, client.InNamespace(namespace)); err != nil {
+		return nil, err
+	}
+	var names []string
+	for i := range leases.Items {
+		if h := leases.Items[i].Spec.HolderIdentity; h != nil && *h != "" {
+			names = append(names, leases.Items[i].Name)
+		}
+	}
+	return names, nil
 }
 
 func manager() []rbacv1.Subject {
