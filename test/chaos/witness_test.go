@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"chatrun.dev/operator/api/v1alpha1"
@@ -42,7 +44,14 @@ type witness struct {
 
 func watchRuns(ctx context.Context, world *world) *witness {
 	GinkgoHelper()
-	events, err := plane.Client.Watch(ctx, &v1alpha1.ChatRunList{}, client.InNamespace(world.namespace))
+	var none v1alpha1.ChatRunList
+	Expect(plane.Client.List(ctx, &none, client.InNamespace(world.namespace))).To(Succeed())
+	// The API server cuts a watch that lags on a busy machine; it goes on where it was.
+	events, err := watchtools.NewRetryWatcherWithContext(context.WithoutCancel(ctx), none.ResourceVersion, &cache.ListWatch{
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return plane.Client.Watch(ctx, &v1alpha1.ChatRunList{}, client.InNamespace(world.namespace), &client.ListOptions{Raw: &o})
+		},
+	})
 	Expect(err).NotTo(HaveOccurred())
 	w, done, stopped := &witness{world: world, latest: map[string]*v1alpha1.ChatRun{}, leftAt: map[streamed]time.Time{}, changed: make(chan struct{})}, make(chan struct{}), make(chan struct{})
 	go func() {
