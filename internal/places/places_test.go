@@ -288,3 +288,26 @@ func BenchmarkPlaces(b *testing.B) {
 		b.Errorf("%d have a place, %d wait", len(p.held), len(p.waiting))
 	}
 }
+
+// TestElsewhereCounts: what others have under way at a provider takes its places,
+// and the last to ask knows how many.
+func TestElsewhereCounts(t *testing.T) {
+	var w woken
+	p := New(0, w.wake)
+	at := func(n, elsewhere int) Claim {
+		c := claim("a", n)
+		c.Limit, c.Elsewhere = 3, elsewhere
+		return c
+	}
+	ask(t, p, at(1, 2), Granted)
+	ask(t, p, at(2, 2), ProviderFull)
+	ask(t, p, at(3, 5), ProviderFull)
+	ask(t, p, at(2, 1), Granted)
+	wokenAre(t, &w)
+	ask(t, p, at(3, 0), Granted)
+	wokenAre(t, &w)
+	for n := range 3 {
+		p.Leave(claim("a", n+1).Key)
+	}
+	empty(t, p)
+}

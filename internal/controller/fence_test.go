@@ -1,0 +1,109 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"chatrun.dev/operator/api/v1alpha1"
+)
+
+// during calls happen within each write of a status, before it stands.
+func (b *bench) during(happen func()) {
+	b.r.client = interceptor.NewClient(b.api.(client.WithWatch), interceptor.Funcs{
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+			happen()
+			return c.SubResource(sub).Patch(ctx, o, patch, opts...)
+		},
+	})
+}
+
+// TestAFenceWhileTheCountIsWritten: the attempt is counted and not made, and is
+// made once we may, without being counted again.
+func TestAFenceWhileTheCountIsWritten(t *testing.T) {
+	b := newBench(t, newRun(untitled), ready())
+	fenced := false
+	b.during(func() {
+		if !fenced {
+			fenced = true
+			b.r.pool.Fence()
+		}
+	})
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	if s, ok := b.r.pool.Look("ns", "hello"); ok {
+		t.Fatalf("an attempt was made: %+v", s)
+	}
+	if !b.r.doubts.owes() {
+		t.Fatal("the attempt that is counted is not owed")
+	}
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := b.r.pool.Look("ns", "hello")
+	if run := b.run(t); attemptOf(run) != 1 || s.Attempt != 1 || !s.Running {
+		t.Errorf("%d are counted, and %+v", attemptOf(run), s)
+	}
+	if b.r.doubts.owes() {
+		t.Error("it is owed still")
+	}
+}
+
+// TestADrainWhileTheCountIsWritten: the attempt is handed over, and the drain is not
+// through before it is.
+func TestADrainWhileTheCountIsWritten(t *testing.T) {
+	b := newBench(t, newRun(untitled), ready())
+	d := &Drain{ChatRunReconciler: b.r, runs: newQueue()}
+	seen := false
+	b.during(func() {
+		b.r.pool.Refuse()
+		seen = seen || d.unsettled()
+	})
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	if !seen || !d.unsettled() {
+		t.Errorf("seen while it was counted: %v, and after: %v", seen, d.unsettled())
+	}
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	run := b.run(t)
+	if run.Status.Worker != "" || run.Status.Phase != v1alpha1.PhasePending || attemptOf(run) != 1 || d.unsettled() {
+		t.Errorf("%+v, and not through: %v", run.Status, d.unsettled())
+	}
+}
+
+// TestADrainBeforeTheCount: nothing is counted.
+func TestADrainBeforeTheCount(t *testing.T) {
+	b := newBench(t, newRun(untitled), ready())
+	b.r.pool.Refuse()
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	if run := b.run(t); attemptOf(run) != 0 {
+		t.Errorf("%d are counted", attemptOf(run))
+	}
+}
+
+// TestADrainEndsInTime: what is not written down in time is left to the Lease.
+func TestADrainEndsInTime(t *testing.T) {
+	b := newBench(t, newRun(untitled), ready())
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*drainPoll)
+	defer cancel()
+	began := time.Now()
+	(&Drain{ChatRunReconciler: b.r, runs: newQueue()}).Wait(ctx)
+	if s, _ := b.r.pool.Look("ns", "hello"); !s.Running || time.Since(began) < 3*drainPoll {
+		t.Errorf("the attempt was not let go on: %+v, %v", s, time.Since(began))
+	}
+}
