@@ -90,7 +90,9 @@ type FaultProxy struct {
 	server  *httptest.Server
 	forward *httputil.ReverseProxy
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// cut is closed when the link heals; nil while it is whole.
+	cut    chan struct{}
 	dice   *rand.Rand
 	counts FaultCounts
 	tried  map[string]bool
@@ -138,11 +140,49 @@ func (p *FaultProxy) Kubeconfig(path string) error {
 	return os.WriteFile(path, raw, 0o600)
 }
 
+// Config leads to the proxy.
+func (p *FaultProxy) Config() *rest.Config { return &rest.Config{Host: p.server.URL, QPS: -1} }
+
 // Counts returns what happened so far.
 func (p *FaultProxy) Counts() FaultCounts {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.counts
+}
+
+// Cut cuts the link: what is under way breaks, and what comes is not answered until
+// the client gives up or what Cut returned is called.
+func (p *FaultProxy) Cut() (heal func()) {
+	cut := make(chan struct{})
+	p.mu.Lock()
+	p.cut = cut
+	p.mu.Unlock()
+	p.server.CloseClientConnections()
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.cut == cut {
+			p.cut = nil
+			close(cut)
+		}
+	}
+}
+
+// whole waits until the link is, and reports false if the client gave up before.
+func (p *FaultProxy) whole(r *http.Request) bool {
+	p.mu.Lock()
+	cut := p.cut
+	p.mu.Unlock()
+	if cut == nil {
+		return true
+	}
+	// The end of the client shows once its body is read.
+	_, _ = io.Copy(io.Discard, r.Body)
+	select {
+	case <-r.Context().Done():
+	case <-cut:
+	}
+	return false
 }
 
 // Close cuts every connection.
@@ -153,6 +193,9 @@ func (p *FaultProxy) Close() {
 
 // ServeHTTP forwards a request, or what the dice make of it.
 func (p *FaultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !p.whole(r) {
+		panic(http.ErrAbortHandler) // it never arrived
+	}
 	switch {
 	case !concerned(r.URL.Path), isWatch(r):
 		p.forward.ServeHTTP(w, r)

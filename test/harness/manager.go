@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/config"
@@ -77,6 +78,23 @@ func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*control
 	m.Stream = m.server.URL
 	go func() { m.done <- mgr.Start(ctx) }()
 	return m, nil
+}
+
+// Shares makes a manager in this process one of several, with its Lease in a
+// namespace.
+func Shares(cfg *rest.Config, namespace, name string) func(*controller.Options) {
+	return func(o *controller.Options) {
+		client, err := kubernetes.NewForConfig(rest.CopyConfig(cfg))
+		if err != nil {
+			panic(err)
+		}
+		o.Members, err = members.New(members.Options{
+			Client: client, Namespace: namespace, Name: name, Duration: LeaseDuration, Log: ctrl.Log.WithName(name),
+		})
+		if err != nil {
+			panic(err)
+		}
+	}
 }
 
 // Stop ends it, with the hand-over that a SIGTERM brings. It may be called
