@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,8 +21,11 @@ type script struct {
 	seed uint64
 	// slow is how many times as long each answer takes; 0 is once.
 	slow int
-	// good makes every answer a good one, without a pause.
-	good bool
+	// good makes every answer a good one, with this pause between its parts; alike
+	// gives all answers so many parts, if it is above 0.
+	good  bool
+	pause time.Duration
+	alike int
 }
 
 const (
@@ -42,6 +46,9 @@ func question(n int) string { return "question of " + runName(n) }
 func (s script) text(question string) string { return strings.Join(s.parts(question), "") }
 
 func (s script) parts(question string) []string {
+	if s.alike > 0 {
+		return slices.Repeat([]string{"word "}, s.alike)
+	}
 	d := s.dice(question, 0)
 	words := chattest.Words("the answer to the " + question + ":")
 	for i := range 2 + d.IntN(20) {
@@ -65,7 +72,7 @@ func (s script) answer(r chattest.Request) chattest.Response {
 	d := s.dice(r.LastUser, r.N)
 	parts := s.parts(r.LastUser)
 	if s.good {
-		return chattest.Answer(parts...)
+		return chattest.Answer(parts...).Pace(s.pause)
 	}
 	answer := chattest.Answer(parts...).Pace(time.Duration((1+d.IntN(25))*max(s.slow, 1)) * time.Millisecond)
 	if r.N > maxFaulty || d.Float64() > faultShare {

@@ -35,7 +35,7 @@ import (
 const ManagerUser = "chatrun-manager"
 
 // auditPolicy records who asked for which object and what came of it, for the
-// kinds that cost something: not the bodies, not leases, not discovery.
+// kinds that cost something: not the bodies, not discovery.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -46,6 +46,7 @@ rules:
   - group: ""
     resources: [secrets, events, configmaps]
   - group: events.k8s.io
+  - group: coordination.k8s.io
 - level: None
 `
 
