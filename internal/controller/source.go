@@ -34,6 +34,10 @@ const (
 
 // Source tells the stream endpoint what stands in a run's object.
 type Source struct {
+	// Owner says which replica has a run that is not finished, or will have it; empty
+	// is this one. nil: there are no others. It may be set before the source is used.
+	Owner func(run *v1alpha1.ChatRun) string
+
 	// cache answers as a rule. live is asked for what the cache does not know: a
 	// reader often comes right behind the apply, and before the watch event.
 	cache, live client.Reader
@@ -128,6 +132,9 @@ func (s *Source) Find(ctx context.Context, namespace, name string) (streamer.Vie
 	view := streamer.View{
 		Run: runOf(run), Status: streamStatus(run), Finished: isFinished(run),
 		Title: run.Annotations[v1alpha1.AnnotationTitle],
+	}
+	if s.Owner != nil && !view.Finished {
+		view.Owner = s.Owner(run)
 	}
 	switch {
 	case view.Finished:
