@@ -29,6 +29,7 @@ type options struct {
 	healthAddress  string
 	metricsAddress string
 	stream         streamOptions
+	relay          relayOptions
 	worker         string
 	egressProxy    string
 	noProxy        string
@@ -55,6 +56,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", "127.0.0.1:8081", "Address of /healthz and /readyz; 0 is off.")
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "Address of /metrics; 0 is off.")
 	o.stream.bind(fs)
+	o.relay.bind(fs)
 	fs.StringVar(&o.worker, "worker-name", "",
 		"Name of this manager in status.worker, unique among those that live. Empty: the host's name, which is the pod's.")
 	fs.StringVar(&o.egressProxy, "egress-proxy", "",
@@ -89,7 +91,7 @@ const maxWorkerName = 253
 // givenStream says whether the stream endpoint's address was given.
 func (o *options) complete(givenStream bool) error {
 	for name, address := range map[string]*string{
-		addressFlag: &o.stream.address, "health-probe-bind-address": &o.healthAddress, "metrics-bind-address": &o.metricsAddress,
+		addressFlag: &o.stream.address, relayFlag: &o.relay.address, "health-probe-bind-address": &o.healthAddress, "metrics-bind-address": &o.metricsAddress,
 	} {
 		if *address == "" || *address == off {
 			// For an empty one the metrics server would open a port to everybody.
@@ -119,7 +121,7 @@ func (o *options) complete(givenStream bool) error {
 	if len(o.worker) > maxWorkerName {
 		return fmt.Errorf("--worker-name must have at most %d characters", maxWorkerName)
 	}
-	return nil
+	return o.relay.complete(o.worker, o.stream.address)
 }
 
 func (o *options) logger() logr.Logger { return zap.New(zap.UseFlagOptions(&o.zap)) }

@@ -23,6 +23,7 @@ import (
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/access"
 	"chatrun.dev/operator/internal/controller"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
@@ -74,7 +75,12 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 		if err != nil {
 			return err
 		}
-		if err := o.stream.wire(mgr, hub, source); err != nil {
+		// Without anybody who knows where the other replicas are there is no relay.
+		var addresses members.Addresses
+		relay := func(streams *streamer.Handler) error {
+			return o.relay.wire(mgr, hub, streams, o.worker, addresses)
+		}
+		if err := o.stream.wire(mgr, hub, source, relay); err != nil {
 			return err
 		}
 	}
@@ -94,17 +100,22 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 // podNamespace is where a pod finds the name of its namespace.
 const podNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
+// ownNamespace is the pod's; empty outside of one, where it is asked for by flags.
+func ownNamespace() string {
+	own, _ := os.ReadFile(podNamespace)
+	return string(bytes.TrimSpace(own))
+}
+
 // wire adds the stream endpoint.
-func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streamer.Source) error {
+// It lets relay have the handler before that serves.
+func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streamer.Source, relay func(*streamer.Handler) error) error {
 	o := access.Options{Log: ctrl.Log.WithName("stream")}
 	if !s.local {
 		client, err := kubernetes.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 		if err != nil {
 			return fmt.Errorf("making a client for reviews: %w", err)
 		}
-		// Outside a pod there is no such file, and tickets need the flag.
-		own, _ := os.ReadFile(podNamespace)
-		if o.TicketSecret, err = s.secret(string(bytes.TrimSpace(own))); err != nil {
+		if o.TicketSecret, err = s.secret(ownNamespace()); err != nil {
 			return err
 		}
 		o.Client = client
@@ -122,7 +133,11 @@ func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streame
 			return err
 		}
 	}
-	return mgr.Add(s.server(hub, source, o))
+	server := s.server(hub, source, o)
+	if err := relay(server.streams); err != nil {
+		return err
+	}
+	return mgr.Add(server)
 }
 
 // server puts the endpoint together. What it asks the API server goes by o.
@@ -143,6 +158,7 @@ func (s *streamOptions) server(hub *streamer.Hub, source streamer.Source, o acce
 	}
 	handler := streamer.NewHandler(hub, source, guard)
 	handler.MaxReaders, handler.MaxReadersPerRun = s.maxReaders, s.maxReadersPerRun
+	server.streams = handler
 	server.handler = access.Log(o.Log, bound(streamBodyTime, shared(list(s.origins), around(handler))))
 	return server
 }
