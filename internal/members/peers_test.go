@@ -222,16 +222,16 @@ func TestPeerAnswers(t *testing.T) {
 		is     error
 		text   string
 	}{
-		"401":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }, streamer.ErrRefused, "401"},
-		"403":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) }, streamer.ErrRefused, "403"},
-		"404":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, streamer.ErrNotOwner, ""},
-		"421":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(421) }, streamer.ErrNotOwner, ""},
-		"503":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, nil, "503"},
+		"401":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }, streamer.ErrRefused, "401"},
+		"403":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, streamer.ErrRefused, "403"},
+		"404":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) }, streamer.ErrNotOwner, ""},
+		"421":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusMisdirectedRequest) }, streamer.ErrNotOwner, ""},
+		"503":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, nil, "503"},
 		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://"+away, http.StatusFound) }, nil, "302"},
 		"a page":   {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, nil, "no stream"},
 		"long head": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X", strings.Repeat("x", 1<<20))
-			w.WriteHeader(200)
+			w.WriteHeader(http.StatusOK)
 		}, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
