@@ -101,3 +101,34 @@ func TestKeysAreNotLogged(t *testing.T) {
 		t.Errorf("%v, %d lines", err, lines)
 	}
 }
+
+// TestSourceOwner: of a run that is finished there is no owner to ask.
+func TestSourceOwner(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	waiting := &v1alpha1.ChatRun{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "waiting"}}
+	over := waiting.DeepCopy()
+	over.Name = "over"
+	over.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionFinished, Status: metav1.ConditionTrue}}
+	objects := fake.NewClientBuilder().WithScheme(scheme).WithObjects(waiting, over).Build()
+	s := newSource(objects, objects)
+	owner := func(name string) string {
+		view, err := s.Find(t.Context(), "ns", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return view.Owner
+	}
+	if got := owner("waiting"); got != "" {
+		t.Errorf("without others: %q", got)
+	}
+	s.Owner = func(run *v1alpha1.ChatRun) string { return "of " + run.Name }
+	if got := owner("waiting"); got != "of waiting" {
+		t.Errorf("waiting: %q", got)
+	}
+	if got := owner("over"); got != "" {
+		t.Errorf("over: %q", got)
+	}
+}

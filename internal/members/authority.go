@@ -23,15 +23,17 @@ import (
 )
 
 const (
-	// authorityLook is how often the Secret is read again in any case, so how long a
-	// replica may go on with a certificate of an authority that was replaced.
-	authorityLook = time.Hour
+	// authorityLook is how long an authority is used without a look at its Secret,
+	// so how long a replica may serve with a certificate of one that was replaced.
+	// A replica that started meanwhile knows the new one alone, and tries for longer.
+	authorityLook = time.Minute
 	// authorityRetry is the least time between two looks that a failed handshake, or
 	// a failed look, can cause.
 	authorityRetry = time.Second
 	// authoritySpread is how long an authority that was replaced is taken still:
-	// until every other replica has looked again.
-	authoritySpread = authorityLook + 5*time.Minute
+	// until every other replica has looked again, and some minutes without the API
+	// server besides.
+	authoritySpread = 10 * time.Minute
 	// requestTimeout bounds one request to the API server.
 	requestTimeout = 10 * time.Second
 )

@@ -114,19 +114,25 @@ func TestAuthorityIsReplaced(t *testing.T) {
 			}
 		}
 		both("before")
-		<-time.After(30 * time.Minute)
+		<-time.After(authorityLook / 2)
 		if err := b.look(t.Context()); err != nil { // so that they look at different times
 			t.Fatal(err)
 		}
 		first := a.signer.certificate
 		dropAuthority(t, client)
-		<-time.After(31 * time.Minute)
+		<-time.After(authorityLook/2 + time.Second)
 		both("a looked")
+		// One that starts now knows the new one alone, and is understood in a minute.
+		c := authorityOf(client, "c")
+		<-time.After(authorityLook)
+		if err := greet(t.Context(), c, b, "b"); err != nil {
+			t.Errorf("c to b: %v", err)
+		}
 		if a.signer.certificate.Equal(first) {
 			t.Error("a did not look")
 		}
 		<-time.After(authoritySpread)
-		both("after an hour")
+		both("long after")
 		if !a.signer.certificate.Equal(b.signer.certificate) {
 			t.Error("two authorities")
 		}

@@ -69,9 +69,10 @@ func (f *follower) run() {
 	for {
 		b := f.reader.next(frames[:0])
 		frames = b.frames
-		switch {
-		case b.astray:
+		if b.astray {
 			f.startRelay(f.reader.log)
+		}
+		switch {
 		case b.fault != nil:
 			_ = f.out.send(unplaced(stream.EventFailed, encode(b.fault.failed))) // the stream ends in any case
 		case b.state == ended && (b.hollow || !f.hub.written(f.reader.log)):

@@ -231,8 +231,9 @@ func (l *log) finishLocked(end End) bool {
 		return false
 	}
 	if m := l.mirror; m != nil {
-		if m.taken && !l.whole(end) {
-			// The owner has the text, and tells the end as well.
+		if m.taken && (m.probe != nil || !l.whole(end)) {
+			// The owner has the text, and tells the end as well; if it does not, the
+			// relay finds it out.
 			m.nudge()
 			return false
 		}

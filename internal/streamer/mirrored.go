@@ -118,6 +118,7 @@ func (l *log) conclude(m *mirror, end End) {
 	switch {
 	case l.mirror != m || l.state != live:
 	case m.taken && l.whole(end):
+		// Nothing is connected any more, so it ends here.
 		l.finishLocked(end)
 	default:
 		m.end()
