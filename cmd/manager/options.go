@@ -28,6 +28,7 @@ type options struct {
 	metricsAddress string
 	stream         streamOptions
 	replica        replicaOptions
+	relay          relayOptions
 	egressProxy    string
 	noProxy        string
 	denyCIDRs      string
@@ -50,6 +51,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "Address of /metrics; 0 is off.")
 	o.stream.bind(fs)
 	o.replica.bind(fs)
+	o.relay.bind(fs)
 	fs.StringVar(&o.egressProxy, "egress-proxy", "",
 		"URL of an HTTP proxy for all calls to providers. Nothing is read from the environment.")
 	fs.StringVar(&o.noProxy, "no-proxy", "",
@@ -79,7 +81,7 @@ func parse(args []string) (*options, error) {
 // givenStream says whether the stream endpoint's address was given.
 func (o *options) complete(givenStream bool) error {
 	for name, address := range map[string]*string{
-		addressFlag: &o.stream.address, "health-probe-bind-address": &o.healthAddress, "metrics-bind-address": &o.metricsAddress,
+		addressFlag: &o.stream.address, relayFlag: &o.relay.address, "health-probe-bind-address": &o.healthAddress, "metrics-bind-address": &o.metricsAddress,
 	} {
 		if *address == "" || *address == off {
 			// For an empty one the metrics server would open a port to everybody.
@@ -99,7 +101,7 @@ func (o *options) complete(givenStream bool) error {
 	if o.headerTimeout < 0 {
 		return errors.New("--provider-header-timeout must not be negative")
 	}
-	return o.replica.complete()
+	return errors.Join(o.replica.complete(), o.relay.complete(o.stream.address))
 }
 
 func (o *options) logger() logr.Logger { return zap.New(zap.UseFlagOptions(&o.zap)) }

@@ -26,8 +26,6 @@ const (
 	// of config/default, so that one on a laptop and those in the cluster share the
 	// runs.
 	leaseNamespace = "chatrun-system"
-	// maxWorkerName leaves room for what a relay appends to it.
-	maxWorkerName = 200
 	// drainGrace is long enough for most answers. config/manager leaves time for it,
 	// and for the hand-over after it.
 	drainGrace = 30 * time.Second
@@ -62,8 +60,8 @@ func (o *replicaOptions) complete() error {
 		}
 		o.worker = host
 	}
-	if len(o.worker) > maxWorkerName {
-		return fmt.Errorf("--worker-name must have at most %d characters", maxWorkerName)
+	if len(o.worker) > members.MaxRelayWorker {
+		return fmt.Errorf("--worker-name must have at most %d characters", members.MaxRelayWorker)
 	}
 	if problems := validation.IsDNS1123Subdomain(o.worker); len(problems) > 0 {
 		return fmt.Errorf("--worker-name %q: %s", o.worker, problems[0])

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,6 +19,8 @@ import (
 	"github.com/go-logr/logr"
 	certutil "k8s.io/client-go/util/cert"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
+
+	"chatrun.dev/operator/internal/streamer"
 )
 
 const (
@@ -52,11 +55,17 @@ const (
 type streamServer struct {
 	address string
 	handler http.Handler
+	// streams is within handler; nil where that is another one.
+	streams *streamer.Handler
 	// secure makes it serve HTTPS, with the certificate of these files, or with
 	// one of its own. change may change how.
 	secure            bool
 	certFile, keyFile string
 	change            func(*tls.Config)
+	// config is how HTTPS is served, instead of all that; nil leaves it to that.
+	config *tls.Config
+	// name is what stands in errors; empty is the stream endpoint.
+	name string
 	// closing tells readers of the end, before the connections are closed.
 	closing func()
 	log     logr.Logger
@@ -75,10 +84,12 @@ func (s *streamServer) Start(ctx context.Context) error {
 	config := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: streamPing, Interval: streamPong / 3, Count: 3}}
 	listener, err := config.Listen(ctx, "tcp", s.address)
 	if err != nil {
-		return fmt.Errorf("opening the stream endpoint: %w", err)
+		return fmt.Errorf("opening the %s: %w", s.called(), err)
 	}
 	return s.serve(ctx, listener)
 }
+
+func (s *streamServer) called() string { return cmp.Or(s.name, "stream endpoint") }
 
 // serve serves until ctx ends, and then ends the readers in order.
 func (s *streamServer) serve(ctx context.Context, listener net.Listener) error {
@@ -101,7 +112,7 @@ func (s *streamServer) serve(ctx context.Context, listener net.Listener) error {
 	go func() { failed <- serve(listener) }()
 	select {
 	case err := <-failed:
-		return fmt.Errorf("serving the stream endpoint: %w", err)
+		return fmt.Errorf("serving the %s: %w", s.called(), err)
 	case <-ctx.Done():
 	}
 	s.closing()
@@ -159,6 +170,9 @@ func boundBuffer(c net.Conn) {
 
 // tls returns how HTTPS is served. What it starts ends with ctx.
 func (s *streamServer) tls(ctx context.Context, beside *sync.WaitGroup) (*tls.Config, error) {
+	if s.config != nil {
+		return s.config, nil
+	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	if s.certFile == "" {
 		own, err := selfSigned()

@@ -169,9 +169,14 @@ func (s *streamOptions) secret(own string) (types.NamespacedName, error) {
 	if s.ticketSecret == "" {
 		return types.NamespacedName{}, nil
 	}
-	namespace, name, given := strings.Cut(s.ticketSecret, "/")
+	return secretName(s.ticketSecret, own)
+}
+
+// secretName reads [NAMESPACE/]NAME. own is the namespace if none is given.
+func secretName(s, own string) (types.NamespacedName, error) {
+	namespace, name, given := strings.Cut(s, "/")
 	if !given {
-		namespace, name = own, s.ticketSecret
+		namespace, name = own, s
 	}
 	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
 		return types.NamespacedName{}, fmt.Errorf("%q: %s", name, problems[0])

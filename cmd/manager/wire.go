@@ -51,7 +51,11 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) (*controller.Drain
 	if err != nil {
 		return nil, fmt.Errorf("setting up the provider client: %w", err)
 	}
-	replicas, err := o.replica.members(mgr.GetConfig(), "")
+	at, err := o.relay.advertised()
+	if err != nil {
+		return nil, fmt.Errorf("--relay-advertise-address: %w", err)
+	}
+	replicas, err := o.replica.members(mgr.GetConfig(), at)
 	if err != nil {
 		return nil, err
 	}
@@ -64,11 +68,14 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) (*controller.Drain
 		return nil, err
 	}
 	if o.stream.address != off {
-		source, err := controller.NewSource(ctx, mgr)
+		source, err := controller.NewSource(ctx, mgr, replicas)
 		if err != nil {
 			return nil, err
 		}
-		if err := o.stream.wire(mgr, hub, source); err != nil {
+		relay := func(streams *streamer.Handler) error {
+			return o.relay.wire(mgr, hub, streams, o.replica, replicas)
+		}
+		if err := o.stream.wire(mgr, hub, source, relay); err != nil {
 			return nil, err
 		}
 	}
@@ -86,14 +93,14 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) (*controller.Drain
 }
 
 // wire adds the stream endpoint.
-func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streamer.Source) error {
+// It lets relay have the handler before that serves.
+func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streamer.Source, relay func(*streamer.Handler) error) error {
 	o := access.Options{Log: ctrl.Log.WithName("stream")}
 	if !s.local {
 		client, err := kubernetes.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 		if err != nil {
 			return fmt.Errorf("making a client for reviews: %w", err)
 		}
-		// Outside a pod there is no such file, and tickets need the flag.
 		if o.TicketSecret, err = s.secret(podNamespace()); err != nil {
 			return err
 		}
@@ -112,7 +119,11 @@ func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streame
 			return err
 		}
 	}
-	return mgr.Add(s.server(hub, source, o))
+	server := s.server(hub, source, o)
+	if err := relay(server.streams); err != nil {
+		return err
+	}
+	return mgr.Add(server)
 }
 
 // server puts the endpoint together. What it asks the API server goes by o.
@@ -133,6 +144,7 @@ func (s *streamOptions) server(hub *streamer.Hub, source streamer.Source, o acce
 	}
 	handler := streamer.NewHandler(hub, source, guard)
 	handler.MaxReaders, handler.MaxReadersPerRun = s.maxReaders, s.maxReadersPerRun
+	server.streams = handler
 	server.handler = access.Log(o.Log, bound(streamBodyTime, shared(list(s.origins), around(handler))))
 	return server
 }

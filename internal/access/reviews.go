@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,6 +65,8 @@ type reviews struct {
 	client kubernetes.Interface
 	log    logr.Logger
 	failed failure
+	// audience is whom a token must be for; empty is the API server itself.
+	audience string
 
 	// who and what bound the two kinds of reviews, each by itself: a flood of bad
 	// tokens must not keep those waiting who are known.
@@ -122,13 +125,19 @@ func (v *reviews) AuthenticateToken(ctx context.Context, token string) (*authent
 		return nil, false, fmt.Errorf("%w: %w", errReview, err)
 	}
 	defer v.who.giveBack()
+	asked := authenticationv1.TokenReviewSpec{Token: token}
+	if v.audience != "" {
+		asked.Audiences = []string{v.audience}
+	}
 	review, err := v.client.AuthenticationV1().TokenReviews().Create(unlogged(ctx),
-		&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
+		&authenticationv1.TokenReview{Spec: asked}, metav1.CreateOptions{})
 	if err != nil {
 		v.failed.log(v.log, err, "asking who a reader is", "create tokenreviews.authentication.k8s.io")
 		return nil, false, fmt.Errorf("%w: %w", errReview, err)
 	}
-	if !review.Status.Authenticated {
+	// An API server that knows no audiences, or an authenticator behind it, says
+	// nothing of them: its word is not for us then.
+	if !review.Status.Authenticated || v.audience != "" && !slices.Contains(review.Status.Audiences, v.audience) {
 		return nil, false, nil
 	}
 	who := review.Status.User

@@ -139,6 +139,9 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, r
 		logger = logger.WithValues("attempt", attemptOf(f.run))
 	}
 	logger.V(1).Info("decided")
+	if f.otherOwnerLive {
+		r.hub.Elsewhere(runOf(f.run))
+	}
 	ctx = log.IntoContext(ctx, logger)
 
 	switch d.verb {

@@ -97,7 +97,7 @@ func (r *ChatRunReconciler) ownership(ctx context.Context, run *v1alpha1.ChatRun
 		owner: run.Status.Worker, state: r.members.State(run.Status.Worker),
 		streaming: isStreaming(run), finished: isFinished(run), told: tellsWhy(run), rank: -1,
 	}
-	p.holder, p.limited = r.holder(ctx, run)
+	p.holder, p.limited = holder(ctx, r.client, r.members, run)
 	if rank, ok := r.members.Rank(string(run.UID)); ok {
 		p.rank = rank
 	}
@@ -110,14 +110,28 @@ func (r *ChatRunReconciler) ownership(ctx context.Context, run *v1alpha1.ChatRun
 
 // holder returns the replica that a run falls to if nobody owns it, and whether
 // that one holds all places of its provider.
-func (r *ChatRunReconciler) holder(ctx context.Context, run *v1alpha1.ChatRun) (name string, limited bool) {
+func holder(ctx context.Context, c client.Reader, m *members.Members, run *v1alpha1.ChatRun) (name string, limited bool) {
 	if !isFinished(run) {
 		p := &v1alpha1.ChatProvider{}
-		if err := r.client.Get(ctx, providerKey(run), p); err == nil && limitOf(p) > 0 {
-			return r.members.HolderOf(string(p.UID)), true
+		if err := c.Get(ctx, providerKey(run), p); err == nil && limitOf(p) > 0 {
+			return m.HolderOf(string(p.UID)), true
 		}
 	}
-	return r.members.OwnerOf(string(run.UID)), false
+	return m.OwnerOf(string(run.UID)), false
+}
+
+// toRead returns the replica at which the stream of a run that is not finished is
+// read: its owner, or who it falls to; empty if that is this one.
+func toRead(ctx context.Context, c client.Reader, m *members.Members, run *v1alpha1.ChatRun) string {
+	name := run.Status.Worker
+	switch state := m.State(name); {
+	case name == "", state == members.Gone && name != m.Me(), state == members.Draining && !isStreaming(run):
+		name, _ = holder(ctx, c, m, run)
+	}
+	if name == m.Me() {
+		return ""
+	}
+	return name
 }
 
 func limitOf(p *v1alpha1.ChatProvider) int {

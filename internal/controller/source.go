@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/streamer"
 )
 
@@ -37,6 +38,7 @@ type Source struct {
 	// cache answers as a rule. live is asked for what the cache does not know: a
 	// reader often comes right behind the apply, and before the watch event.
 	cache, live client.Reader
+	members     *members.Members
 
 	// missing are names that no run had a moment ago.
 	missing *lru.LRUExpireCache
@@ -47,9 +49,10 @@ type Source struct {
 	waiting map[types.NamespacedName]map[chan struct{}]struct{}
 }
 
-// NewSource returns a source that reads by a manager's clients.
-func NewSource(ctx context.Context, mgr ctrl.Manager) (*Source, error) {
-	s := newSource(mgr.GetClient(), mgr.GetAPIReader())
+// NewSource returns a source that reads by a manager's clients, and knows the other
+// replicas.
+func NewSource(ctx context.Context, mgr ctrl.Manager, m *members.Members) (*Source, error) {
+	s := newSource(mgr.GetClient(), mgr.GetAPIReader(), m)
 	informer, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.ChatRun{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watching runs for the stream: %w", err)
@@ -61,9 +64,9 @@ func NewSource(ctx context.Context, mgr ctrl.Manager) (*Source, error) {
 	return s, nil
 }
 
-func newSource(cached, live client.Reader) *Source {
+func newSource(cached, live client.Reader, m *members.Members) *Source {
 	return &Source{
-		cache: cached, live: live, texts: newTexts(live),
+		cache: cached, live: live, members: m, texts: newTexts(live),
 		missing: lru.NewLRUExpireCache(maxMissing), waiting: map[types.NamespacedName]map[chan struct{}]struct{}{},
 	}
 }
@@ -128,6 +131,9 @@ func (s *Source) Find(ctx context.Context, namespace, name string) (streamer.Vie
 	view := streamer.View{
 		Run: runOf(run), Status: streamStatus(run), Finished: isFinished(run),
 		Title: run.Annotations[v1alpha1.AnnotationTitle],
+	}
+	if !view.Finished {
+		view.Owner = toRead(ctx, s.cache, s.members, run)
 	}
 	switch {
 	case view.Finished:

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/streamer"
 )
 
@@ -42,7 +43,7 @@ func TestSourceAsksSparingly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache := fake.NewClientBuilder().WithScheme(scheme).Build()
 		live := &counting{Reader: fake.NewClientBuilder().WithScheme(scheme).Build()}
-		s := newSource(cache, live)
+		s := newSource(cache, live, members.Alone("me"))
 		find := func(name string) error {
 			_, err := s.Find(t.Context(), "ns", name)
 			return err
@@ -99,5 +100,48 @@ func TestKeysAreNotLogged(t *testing.T) {
 	p.Spec.Credentials = &v1alpha1.Credentials{SecretKeyRef: v1alpha1.SecretKeyReference{Name: "s", Key: "k"}}
 	if _, _, err := readKey(logr.NewContext(t.Context(), logger), chatty{}, p); err == nil || lines != 0 {
 		t.Errorf("%v, %d lines", err, lines)
+	}
+}
+
+// TestSourceSaysWhereToRead: at the owner, as long as it lives, then at the replica
+// that the run falls to; of a run that is finished nobody has to be asked.
+func TestSourceSaysWhereToRead(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	limited := &v1alpha1.ChatProvider{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "fake", UID: "provider"},
+		Spec:       v1alpha1.ChatProviderSpec{Limits: &v1alpha1.ProviderLimits{MaxConcurrentStreams: new(int32(1))}},
+	}
+	const live, draining = members.Live, members.Draining
+	both := map[string]members.State{"me": live, "b": live}
+	other := func(name string) runOption { return func(run *v1alpha1.ChatRun) { run.Status.Worker = name } }
+	for _, tc := range []struct {
+		name    string
+		run     *v1alpha1.ChatRun
+		members map[string]members.State
+		want    string
+	}{
+		{"ours", newRun(streaming(1)), both, ""},
+		{"ours, and it waits", newRun(waiting(1, time.Minute)), both, ""},
+		{"ours, and we are not held", newRun(streaming(1)), map[string]members.State{"b": live}, ""},
+		{"another's", newRun(streaming(1), other("b")), both, "b"},
+		{"another's, and it waits", newRun(waiting(1, time.Minute), other("b")), both, "b"},
+		{"of one that drains, and streams it", newRun(streaming(1), other("b")), map[string]members.State{"me": live, "b": draining}, "b"},
+		{"of one that drains, and it waits", newRun(waiting(1, time.Minute), other("b")), map[string]members.State{"c": live, "b": draining}, "c"},
+		{"of one that is gone, and it falls to us", newRun(streaming(1), other("b")), map[string]members.State{"me": live}, ""},
+		{"of one that is gone, and it falls to another", newRun(streaming(1), other("b")), map[string]members.State{"c": live}, "c"},
+		{"nobody's, and it falls to another", newRun(), map[string]members.State{"c": live}, "c"},
+		{"nobody's, and there is nobody", newRun(), nil, ""},
+		{"finished by another", newRun(ended(succeed, ""), other("b")), both, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			objects := fake.NewClientBuilder().WithScheme(scheme).WithObjects(tc.run, limited).Build()
+			view, err := newSource(objects, objects, members.Fixed("me", tc.members)).Find(t.Context(), "ns", "hello")
+			if err != nil || view.Owner != tc.want {
+				t.Errorf("read at %q, %v; want %q", view.Owner, err, tc.want)
+			}
+		})
 	}
 }

@@ -109,8 +109,12 @@ func New(o Options) (*Members, error) {
 
 // Alone returns the members of a manager that is the only one: it is always held,
 // and whoever else owned a run is gone.
-func Alone(name string) *Members {
-	return &Members{o: Options{Name: name}, alone: true, current: newView(map[string]State{name: Live}, nil)}
+func Alone(name string) *Members { return Fixed(name, map[string]State{name: Live}) }
+
+// Fixed returns members that are what they are said to be, and never change, so that
+// what follows from it can be tested. It keeps no Lease, and is always held.
+func Fixed(me string, states map[string]State) *Members {
+	return &Members{o: Options{Name: me}, alone: true, current: newView(states, nil)}
 }
 
 // Observe is to be called once, before Start. fence ends all that we do to runs: it

@@ -9,6 +9,8 @@
 //   - Hub keeps one append-only log of encoded frames a run. A reader is a
 //     cursor over it, so history and live are one loop, and a slow reader is
 //     only behind.
+//     The log of a run that another replica has is a copy of that one's, kept by
+//     a relay while somebody reads it.
 //   - Handler serves the logs as server-sent events, and answers finished runs
 //     from what a Source knows of them.
 //

@@ -69,9 +69,15 @@ func (f *follower) run() {
 	for {
 		b := f.reader.next(frames[:0])
 		frames = b.frames
-		if b.state == ended && !f.hub.written(f.reader.log) {
+		if b.astray {
+			f.startRelay(f.reader.log)
+		}
+		switch {
+		case b.fault != nil:
+			_ = f.out.send(unplaced(stream.EventFailed, encode(b.fault.failed))) // the stream ends in any case
+		case b.state == ended && (b.hollow || !f.hub.written(f.reader.log)):
 			// What the run has of text is not in this log.
-			if answered, _ := f.lookAgain(); answered {
+			if answered, _ := f.lookAgain(b.hollow); answered {
 				return
 			}
 		}
@@ -96,12 +102,12 @@ func (f *follower) run() {
 // lookAgain asks the source whether the run ended, where no attempt began in the
 // log. It reports whether the run was answered from its view, and whether it is
 // gone.
-func (f *follower) lookAgain() (answered, gone bool) {
+func (f *follower) lookAgain(reset bool) (answered, gone bool) {
 	v, gone := f.Handler.lookAgain(f.request, f.view.Run)
 	if !v.Finished {
 		return false, gone
 	}
-	f.conclude(v, false)
+	f.conclude(v, reset)
 	return true, false
 }
 
@@ -177,7 +183,7 @@ func (f *follower) keepAlive() bool {
 			f.conclude(v, true)
 			return false
 		}
-	} else if answered, gone := f.lookAgain(); answered || gone {
+	} else if answered, gone := f.lookAgain(false); answered || gone {
 		return false
 	}
 	f.pace.beat(time.Now())
@@ -185,7 +191,7 @@ func (f *follower) keepAlive() bool {
 }
 
 // farewell tells a reader of a closing server where the run stands, and when to
-// come back. The frame has no id: the reader's place is the one it had.
+// come back.
 func (f *follower) farewell(s signal) {
 	if s != closing {
 		return
@@ -194,5 +200,5 @@ func (f *follower) farewell(s signal) {
 	// Nothing to be done about a reader that is gone as well.
 	_ = f.out.send(
 		reconnectAfter(minSpread+rand.N(maxSpread-minSpread)), //nolint:gosec // who comes back when is no secret
-		fmt.Appendf(nil, "event: %s\ndata: %s\n\n", stream.EventStatus, encode(status)))
+		unplaced(stream.EventStatus, encode(status)))
 }

@@ -109,3 +109,9 @@ func eventWithID(id []byte, what stream.Name, data []byte) []byte {
 	b = append(append(b, "\ndata: "...), data...)
 	return append(b, "\n\n"...)
 }
+
+// unplaced returns the frame of an event that has no id: the reader's place is
+// the one it had.
+func unplaced(what stream.Name, data []byte) []byte {
+	return fmt.Appendf(nil, "event: %s\ndata: %s\n\n", what, data)
+}

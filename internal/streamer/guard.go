@@ -9,12 +9,17 @@ import "net/http"
 // about the run is looked up, so that who may not read cannot learn whether it
 // exists. Namespace and name are ones that objects can have.
 type Guard interface {
-	// Admit reports whether the request may read the run. If not, it has
-	// answered it.
-	Admit(w http.ResponseWriter, r *http.Request, namespace, name string) bool
+	Admitter
 	// Issue answers a request for a ticket, which stands in for the caller's
 	// credentials at this one run where no header can be sent.
 	Issue(w http.ResponseWriter, r *http.Request, namespace, name string)
+}
+
+// Admitter is the half of a Guard that lets readers in.
+type Admitter interface {
+	// Admit reports whether the request may read the run. If not, it has
+	// answered it.
+	Admit(w http.ResponseWriter, r *http.Request, namespace, name string) bool
 }
 
 // Anyone admits everybody, and issues no tickets, as nobody needs one. It is

@@ -43,6 +43,9 @@ type View struct {
 	Status stream.Status
 	// Retry is the one that is pending; nil if none is.
 	Retry *stream.Retry
+	// Owner is the replica that has the run, or will have it; empty is this one. It
+	// is empty of a run that is finished.
+	Owner string
 	// Finished says that the run is over; the fields below are set only then.
 	Finished bool
 	// Text is the answer, or what is kept of it. It is not there yet if Load is
@@ -106,10 +109,17 @@ type Handler struct {
 	// namespace gets three quarters of MaxReaders at most.
 	MaxReaders, MaxReadersPerRun int
 
+	// Peers are asked for the runs that they have. nil: there are none.
+	Peers Peers
+	// MaxRelays bounds the runs that other replicas read here at one time, all
+	// counted. Further ones are answered with 429. 0 is no bound.
+	MaxRelays int
+
 	hub    *Hub
 	source Source
 	guard  Guard
 	seats  seats
+	relays seats
 	mux    *http.ServeMux
 }
 
@@ -118,14 +128,15 @@ func NewHandler(hub *Hub, source Source, guard Guard) *Handler {
 	h := &Handler{
 		MinInterval: DefaultMinInterval, Heartbeat: DefaultHeartbeat, WriteTimeout: DefaultWriteTimeout,
 		MaxReaders: DefaultMaxReaders, MaxReadersPerRun: DefaultMaxReadersPerRun,
-		hub: hub, source: source, guard: guard, seats: newSeats(), mux: http.NewServeMux(),
+		MaxRelays: DefaultMaxReaders,
+		hub:       hub, source: source, guard: guard, seats: newSeats(), relays: newSeats(), mux: http.NewServeMux(),
 	}
 	run := "/v1/namespaces/{namespace}/chatruns/{name}"
-	h.route(run+"/stream", h.read(true), http.MethodGet, http.MethodHead)
+	route(h.mux, run+"/stream", h.read(true), http.MethodGet, http.MethodHead)
 	// The API server proxies to this one, and pods have its like.
-	h.route("/apis/stream.chatrun.dev/v1alpha1/namespaces/{namespace}/chatruns/{name}/log", h.read(false), http.MethodGet, http.MethodHead)
-	h.route(run+"/chat/completions", h.complete, http.MethodPost)
-	h.route(run+"/ticket", h.issue, http.MethodPost)
+	route(h.mux, "/apis/stream.chatrun.dev/v1alpha1/namespaces/{namespace}/chatruns/{name}/log", h.read(false), http.MethodGet, http.MethodHead)
+	route(h.mux, run+"/chat/completions", h.complete, http.MethodPost)
+	route(h.mux, run+"/ticket", h.issue, http.MethodPost)
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusNotFound, "NotFound", "no such path; streams are at "+run+"/stream")
 	})
@@ -133,9 +144,9 @@ func NewHandler(hub *Hub, source Source, guard Guard) *Handler {
 }
 
 // route serves a path that names a run.
-func (h *Handler) route(path string, serve func(http.ResponseWriter, *http.Request, name), methods ...string) {
+func route(mux *http.ServeMux, path string, serve func(http.ResponseWriter, *http.Request, name), methods ...string) {
 	allowed := strings.Join(methods, ", ")
-	h.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 		if !slices.Contains(methods, r.Method) {
 			w.Header().Set("Allow", allowed)
 			refuse(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "this path allows "+allowed)
@@ -267,6 +278,9 @@ func (h *Handler) attend(w http.ResponseWriter, r *http.Request, v *View, q quer
 	}
 	if now.Run.UID != v.Run.UID || now.Finished {
 		return now, true
+	}
+	if h.mirror(l, now) && !h.settle(w, r, l, q) {
+		return nil, false
 	}
 	h.live(w, r, l, now, q)
 	return nil, false

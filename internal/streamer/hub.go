@@ -218,11 +218,13 @@ func (h *Hub) leave(l *log) {
 	}
 }
 
-// written reports whether an attempt began in the log.
+// written reports whether an attempt began in the log, here or where it is
+// mirrored from.
 func (h *Hub) written(l *log) bool {
 	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return l.begun
+	begun := l.begun
+	h.mu.RUnlock()
+	return begun || l.taken()
 }
 
 func (h *Hub) find(uid string) *log {

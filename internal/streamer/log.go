@@ -67,6 +67,16 @@ type log struct {
 	final uint64
 	over  time.Time
 
+	// mirror is there while another replica writes the log, generation counts how
+	// often all that readers have of it became void.
+	mirror     *mirror
+	generation int
+	// fault is why a log that was dropped could not be mirrored; nil if it was
+	// dropped for any other reason. hollow says that the run ended, and that its
+	// text is not here.
+	fault  *fault
+	hollow bool
+
 	// wake and urgent are closed and taken away to wake readers: at any frame,
 	// and at one that suffers no delay. They are made when a reader waits.
 	wake, urgent chan struct{}
@@ -80,6 +90,8 @@ type episode struct {
 	// lastPart is the seq of its newest part, cut that of its newest dropped one.
 	lastPart, cut uint64
 	text          []byte
+	// heard is the seq of the newest part whose text is in text.
+	heard uint64
 }
 
 // whole is the text of an episode up to a part, as one frame. It is made for
@@ -117,6 +129,7 @@ func (l *log) begin(status stream.Status) {
 	if l.state != live {
 		return
 	}
+	l.promote()
 	l.seal()
 	l.retry = nil
 	l.appendStatus(status)
@@ -132,11 +145,11 @@ func (l *log) part(attempt int32, kind provider.PartKind, text string, data []by
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := &l.episode
-	if l.state != live || !e.open || e.attempt != attempt {
+	if l.state != live || !e.open || e.attempt != attempt || l.copied() {
 		return
 	}
 	l.append(stream.EventMessagePart, data)
-	e.lastPart = l.last
+	e.lastPart, e.heard = l.last, l.last
 	if kind == provider.Text {
 		e.text = append(e.text, text...)
 	}
@@ -151,6 +164,7 @@ func (l *log) tell(status stream.Status) {
 	if l.state != live {
 		return
 	}
+	l.promote()
 	switch status.Phase {
 	case phaseRetrying:
 		l.seal()
@@ -173,6 +187,7 @@ func (l *log) fail(status stream.Status, retry stream.Retry) {
 	if l.state != live {
 		return
 	}
+	l.promote()
 	l.seal()
 	l.appendStatus(status)
 	l.retry = &retry
@@ -183,7 +198,7 @@ func (l *log) fail(status stream.Status, retry stream.Retry) {
 func (l *log) entitle(title string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if title == "" || title == l.title {
+	if title == "" || title == l.title || l.copied() {
 		return
 	}
 	l.title = title
@@ -208,8 +223,21 @@ func (l *log) finish(end End) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.finishLocked(end)
+}
+
+func (l *log) finishLocked(end End) bool {
 	if l.state != live {
 		return false
+	}
+	if m := l.mirror; m != nil {
+		if m.taken && (m.probe != nil || !l.whole(end)) {
+			// The owner has the text, and tells the end as well; if it does not, the
+			// relay finds it out.
+			m.nudge()
+			return false
+		}
+		m.end()
 	}
 	l.retry = nil
 	if end.Void {
@@ -244,6 +272,13 @@ func (l *log) drop() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.dropLocked()
+}
+
+func (l *log) dropLocked() {
+	if l.mirror != nil {
+		l.mirror.end()
+	}
 	l.state = dropped
 	// Those who still hold the log need nothing of it.
 	l.frames, l.parts, l.controls, l.episode.text = nil, 0, 0, nil

@@ -40,6 +40,7 @@ func controlsLimit(limit int) int { return limit / 4 }
 // quarter below the limit, so that it is seldom needed.
 func (l *log) trim(bytes int) {
 	if limit := partsLimit(bytes); l.parts > limit {
+		l.hear()
 		l.remove(func(f *frame) bool {
 			if !f.part || l.parts <= limit-limit/4 {
 				return false
@@ -87,13 +88,14 @@ const minSlack = 64
 
 // account tells memory what the log holds now. The text of an episode under way
 // belongs to the answer in the making, which MaxAnswerBytes bounds; that of a run
-// which is finished is held for late readers alone.
+// which is finished is held for late readers alone, that of a copy for those who
+// read text.
 func (l *log) account() {
 	if l.released {
 		return
 	}
 	held := l.parts + l.controls
-	if l.state == ended {
+	if l.state == ended || l.mirror != nil {
 		held += len(l.episode.text)
 	}
 	l.memory.held.Add(int64(held - l.held))
@@ -104,6 +106,9 @@ func (l *log) account() {
 func (l *log) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.mirror != nil {
+		l.mirror.end()
+	}
 	l.memory.held.Add(int64(-l.held))
 	l.held, l.released = 0, true
 }

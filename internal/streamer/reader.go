@@ -24,6 +24,12 @@ type reader struct {
 	quiet uint64
 	// untitled says that the title is to be told before the final frames.
 	untitled bool
+	// generation is the log's when the reader was moved to its place.
+	generation int
+	// copies says that the reader wants every frame as it is, from where a ledger
+	// was made; known is the newest dropped frame that the ledger stands for.
+	copies bool
+	known  uint64
 }
 
 // batch is what a reader has to write now.
@@ -37,6 +43,11 @@ type batch struct {
 	more bool
 	// state is not live if nothing comes after this batch.
 	state state
+	// mirrored says that another replica writes the log, astray that nobody relays
+	// from it yet, hollow that the run ended and its text is not here.
+	mirrored, astray, hollow bool
+	// fault is why a dropped log could not be mirrored; nil if it was another reason.
+	fault *fault
 	// wake and urgent are closed when frames come; nil unless there is need to wait.
 	wake, urgent <-chan struct{}
 }
@@ -53,7 +64,7 @@ func (r *reader) resume(text string) bool {
 	if !found || r.log.frames[i].attempt != c.attempt {
 		return false
 	}
-	r.seq, r.quiet = c.seq, 0
+	r.seq, r.quiet, r.generation = c.seq, 0, r.log.generation
 	return true
 }
 
@@ -65,7 +76,7 @@ func (r *reader) enter(reset bool, v *View) [][]byte {
 	l.mu.Lock()
 	status, retry := l.standingLocked(v)
 	// All parts in the log are of the current episode.
-	r.seq, r.quiet = 0, l.told
+	r.seq, r.quiet, r.generation = 0, l.told, l.generation
 	r.untitled = l.state == ended && l.title != ""
 	l.mu.Unlock()
 
@@ -106,15 +117,20 @@ func (r *reader) next(into [][]byte) batch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.state == dropped {
-		return batch{state: dropped}
+		return batch{state: dropped, fault: l.fault}
 	}
-	if max(r.seq, r.quiet) < l.lost {
-		return batch{fallen: true}
+	b := batch{frames: into, hollow: l.hollow}
+	if m := l.mirror; m != nil {
+		b.mirrored, b.astray = true, !m.started
 	}
-	if r.seq < l.episode.cut {
-		return r.catchUp(into)
+	switch {
+	case r.generation != l.generation, max(r.seq, r.quiet, r.known) < l.lost,
+		r.copies && max(r.seq, r.known) < l.episode.cut:
+		b.fallen = true
+		return b
+	case r.seq < l.episode.cut && !r.copies:
+		return r.catchUp(b)
 	}
-	b := batch{frames: into}
 	i, found := l.search(r.seq)
 	if found {
 		i++
@@ -144,9 +160,10 @@ func (r *reader) next(into [][]byte) batch {
 
 // catchUp leads over parts that were dropped: whatever else was missed, a
 // reset, and the text up to a part after which the log has all.
-func (r *reader) catchUp(into [][]byte) batch {
+func (r *reader) catchUp(b batch) batch {
 	l, e := r.log, &r.log.episode
-	b := batch{frames: into, more: true, whole: whole{at: cursor{l.epoch, e.attempt, e.lastPart}, size: len(e.text)}}
+	l.hear()
+	b.more, b.whole = true, whole{at: cursor{l.epoch, e.attempt, e.lastPart}, size: len(e.text)}
 	for i := range l.frames {
 		f := &l.frames[i]
 		if f.seq > e.lastPart {

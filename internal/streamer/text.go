@@ -45,11 +45,15 @@ type passage struct {
 	// gone says that the run was deleted, end how it finished; nil while it is
 	// under way.
 	gone  bool
+	fault *fault // why it could not be relayed, if that is why it is gone
 	end   *End
 	model string
 	// whole is the size of all the text, this piece and what came before included.
 	whole int
 	wake  <-chan struct{}
+	// astray says that another replica writes the log, and nobody relays from it
+	// yet, hollow that the run ended and its text is not here.
+	astray, hollow bool
 }
 
 // read returns the text after the cursor, and moves it. To hold is to see no
@@ -58,13 +62,16 @@ func (l *log) read(c *textCursor, hold bool) passage {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := &l.episode
+	l.hear()
 	switch {
 	case l.state == dropped:
-		return passage{gone: true}
+		return passage{gone: true, fault: l.fault}
+	case l.hollow:
+		return passage{end: l.end, hollow: true}
 	case c.sent > 0 && (c.attempt != e.attempt || c.sent > len(e.text)):
 		return passage{void: true}
 	}
-	p := passage{end: l.end, whole: len(e.text)}
+	p := passage{end: l.end, whole: len(e.text), astray: l.mirror != nil && !l.mirror.started}
 	if l.status != nil {
 		p.model = l.status.Model
 	}
@@ -85,6 +92,7 @@ func (l *log) read(c *textCursor, hold bool) passage {
 func (l *log) excerpt(attempt int32, from, size int) []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.hear()
 	if l.episode.attempt != attempt || len(l.episode.text) < size {
 		return nil
 	}
@@ -111,8 +119,13 @@ func pieceOf(text string, from int) []byte {
 func (l *log) complete(v *View) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.whole(v.End)
+}
+
+func (l *log) whole(end End) bool {
+	l.hear()
 	e := &l.episode
-	return v.End.Void || e.open && e.attempt == v.Status.Attempt && int64(len(e.text)) == v.End.Done.Bytes
+	return end.Void || e.open && e.attempt == end.Done.Attempt && int64(len(e.text)) == end.Done.Bytes
 }
 
 // What readers are told whose text is void.
@@ -151,12 +164,17 @@ func (h *Handler) narrate(w http.ResponseWriter, r *http.Request, l *log, v *Vie
 // step tells what is there, and waits for more. It reports whether to go on.
 func (n *narrator) step() bool {
 	p := n.log.read(&n.cursor, n.query.hold)
+	if p.astray {
+		n.startRelay(n.log)
+	}
 	switch {
+	case p.fault != nil:
+		return n.breakOff(p.fault.code, p.fault.failed.Reason, p.fault.failed.Message)
 	case p.gone:
 		return n.breakOff(http.StatusNotFound, "NotFound", "the run was deleted")
 	case p.void:
 		return n.breakOff(http.StatusServiceUnavailable, reasonVoid, messageVoid)
-	case p.end != nil && !n.hub.written(n.log):
+	case p.hollow, p.end != nil && !n.hub.written(n.log):
 		// What the run has of text is not in this log.
 		if v, _ := n.lookAgain(n.request, n.view.Run); v.Finished {
 			return n.conclude(v)

@@ -66,7 +66,7 @@ func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*control
 		cancel()
 		return nil, err
 	}
-	source, err := controller.NewSource(ctx, mgr)
+	source, err := controller.NewSource(ctx, mgr, o.Members)
 	if err != nil {
 		cancel()
 		return nil, err
