@@ -14,10 +14,12 @@ import (
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/chattest"
+	"chatrun.dev/operator/test/harness"
 )
 
 const (
-	replicaRuns = 600
+	replicaRuns    = 600
+	replicaReaders = 300
 	// atOnce is how many runs are not finished at a time.
 	atOnce = 120
 	// leaseOf is the duration of the replicas' Leases, and takeoverSlack how much
@@ -36,8 +38,11 @@ var _ = Describe("Three replicas, of which one is killed, one stopped and contin
 		began := time.Now()
 		w := newWorld(ctx, func(s *script) { s.slow = slowAnswers })
 		d := dice(2)
+		account, err := plane.AddAccount(ctx, w.namespace, GinkgoT().TempDir())
+		Expect(err).NotTo(HaveOccurred())
 		args := []string{"--lease-duration", leaseOf.String(), "--drain-grace", "2s"}
-		a, b, c := w.manager(plane.ManagerKubeconfig, "pod-a", args...), w.manager(plane.ManagerKubeconfig, "pod-b", args...), w.manager(plane.ManagerKubeconfig, "pod-c", args...)
+		a, b, c := w.relaying(ctx, account, "pod-a", args...), w.relaying(ctx, account, "pod-b", args...), w.relaying(ctx, account, "pod-c", args...)
+		readers := w.startReaders(ctx, replicaRuns, replicaRuns/replicaReaders, a, b, c)
 		offered := w.offerSteadily(ctx, replicaRuns)
 
 		w.busy(ctx, d, 60, "pod-a", "pod-b", "pod-c")
@@ -51,6 +56,14 @@ var _ = Describe("Three replicas, of which one is killed, one stopped and contin
 		Expect(b.Pause()).To(Succeed())
 		stopped := w.witness.streamingBy("pod-b")
 		w.takenOver(ctx, "stopped", stopped, stoppedAt)
+		// Its streams are open still, so now there are two of some runs.
+		Expect(w.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool {
+			doubled := 0
+			for name := range stopped {
+				doubled += max(l.MaxLiveFor("question of "+name)-1, 0)
+			}
+			return doubled > 0
+		})).To(Succeed(), "nothing of the replica that was stopped was left to end")
 		continuedAt := time.Now()
 		Expect(b.Continue()).To(Succeed())
 
@@ -62,14 +75,26 @@ var _ = Describe("Three replicas, of which one is killed, one stopped and contin
 		Eventually(ctx, offered).WithTimeout(2 * time.Minute).Should(BeClosed())
 		w.untilAllEnd(ctx, replicaRuns)
 		sum := w.settle(ctx, replicaRuns)
+		read := readers.all()
 		Expect(b.Terminate()).To(Succeed())
 
 		overlaps := w.overlaps(stoppedAt, continuedAt.Add(cancelWithin))
-		report("%d runs: %v; %d streamed when their replica was killed, %d when it was stopped, which went on beside %d new attempts until it was continued; %v in all",
-			replicaRuns, sum, len(killed), len(stopped), overlaps, time.Since(began).Round(time.Second))
+		report("%d runs: %v; %d streamed when their replica was killed, %d when it was stopped, which went on beside %d new attempts until it was continued; %s; %v in all",
+			replicaRuns, sum, len(killed), len(stopped), overlaps, read, time.Since(began).Round(time.Second))
 		Expect(len(killed)*len(stopped)).To(BeNumerically(">", 0), "no fault hit a stream")
+		Expect(overlaps).To(BeNumerically(">", 0))
 	}, SpecTimeout(5*time.Minute))
 })
+
+// relaying runs a manager as a process that reads from other replicas what its own
+// readers want.
+func (w *world) relaying(ctx context.Context, account *harness.Account, name string, args ...string) *harness.Process {
+	GinkgoHelper()
+	Expect(account.Pod(ctx, name)).To(Succeed())
+	relay, err := account.RelayArgs()
+	Expect(err).NotTo(HaveOccurred())
+	return w.manager(account.Kubeconfig, name, append(relay, args...)...)
+}
 
 // offerSteadily makes runs, so that atOnce of them are not finished, and closes what
 // it returns when all are made.

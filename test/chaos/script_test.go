@@ -37,6 +37,10 @@ const (
 	longShare = 8
 	// stallShare of the faults are a silence, which costs a whole second each.
 	stallShare = 0.06
+	// slowest is the share of slow answers, one in so many, that take slowestPace between
+	// their parts, and so longer than a Lease as a rule. A silence is longer still.
+	slowest     = 5
+	slowestPace = 700 * time.Millisecond
 )
 
 func runName(n int) string  { return fmt.Sprintf("run-%03d", n) }
@@ -74,7 +78,11 @@ func (s script) answer(r chattest.Request) chattest.Response {
 	if s.good {
 		return chattest.Answer(parts...).Pace(s.pause)
 	}
-	answer := chattest.Answer(parts...).Pace(time.Duration((1+d.IntN(25))*max(s.slow, 1)) * time.Millisecond)
+	pace := time.Duration((1+d.IntN(25))*max(s.slow, 1)) * time.Millisecond
+	if s.slow > 0 && d.IntN(slowest) == 0 {
+		pace = slowestPace
+	}
+	answer := chattest.Answer(parts...).Pace(pace)
 	if r.N > maxFaulty || d.Float64() > faultShare {
 		return answer
 	}
