@@ -41,7 +41,8 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
 
-run: ## Run the manager against your kubeconfig (after: make install). One at a time in a cluster.
+run: ## Run the manager against your kubeconfig (after: make install), as one more replica if there are any.
+	@$(WITH_KUBECTL) "$$kubectl" get namespace chatrun-system >/dev/null 2>&1 || "$$kubectl" create namespace chatrun-system
 	go run ./cmd/manager --stream-local
 
 test: ## Run all tests and say how many ran. TESTFLAGS=… goes to go test.

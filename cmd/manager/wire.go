@@ -89,6 +89,7 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) (*controller.Drain
 			}
 			return nil
 		}),
+		mgr.AddReadyzCheck("lease", func(*http.Request) error { return replicas.Ready() }),
 	)
 }
 

@@ -142,6 +142,17 @@ func (m *Members) Held() bool {
 
 func (m *Members) heldLocked() bool { return m.synced && !m.fenced && time.Now().Before(m.until) }
 
+// Ready says why we take on no runs; nil if we do.
+func (m *Members) Ready() error {
+	switch state := m.State(m.o.Name); {
+	case !m.Held():
+		return errors.New("our Lease is not held")
+	case state == Draining:
+		return errors.New("we drain")
+	}
+	return nil
+}
+
 // State returns what a replica is, this one included.
 func (m *Members) State(name string) State {
 	return m.view().states[name]
