@@ -58,6 +58,8 @@ type Options struct {
 	// Worker is our name in status.worker: unique among the replicas that live
 	// at the same time.
 	Worker string
+	// Sharded says that the manager's cache holds a share of the runs (see Sharded).
+	Sharded bool
 	// Clock is the real one if nil.
 	Clock clock.PassiveClock
 }
@@ -73,6 +75,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		client: mgr.GetClient(), live: mgr.GetAPIReader(),
 		caller: o.Caller, hub: o.Hub, providers: providers,
 		recorder: mgr.GetEventRecorder(reportingController), clock: o.Clock, worker: o.Worker,
+		sharded: o.Sharded,
 	}
 	r.pool = streamer.NewPool(o.Caller, o.Hub, func(run streamer.Run) {
 		runs.add(types.NamespacedName{Namespace: run.Namespace, Name: run.Name})
