@@ -242,7 +242,7 @@ func (s *ShardedRuns) listHalf(ctx context.Context, h *half, pass func(*v1alpha1
 		}
 		for i := range page.Items {
 			run := &page.Items[i]
-			if !s.passes(h, run) {
+			if !s.belongs(h, run) || !s.keeps(h, run) {
 				continue
 			}
 			if _, err := slim(run); err != nil {
@@ -259,14 +259,17 @@ func (s *ShardedRuns) listHalf(ctx context.Context, h *half, pass func(*v1alpha1
 	}
 }
 
-// passes says whether a run that came for a half is kept.
-func (s *ShardedRuns) passes(h *half, run *v1alpha1.ChatRun) bool {
-	if !h.buckets.Has(members.BucketOf(string(run.UID))) {
-		s.noteDropped()
-		return false
+// belongs says whether a run that came for a half is one of it.
+func (s *ShardedRuns) belongs(h *half, run *v1alpha1.ChatRun) bool {
+	if h.buckets.Has(members.BucketOf(string(run.UID))) {
+		return true
 	}
-	return !h.outside || s.share.Keep(run)
+	s.noteDropped()
+	return false
 }
+
+// keeps says whether a run of a half is to be in the cache.
+func (s *ShardedRuns) keeps(h *half, run *v1alpha1.ChatRun) bool { return !h.outside || s.share.Keep(run) }
 
 // noteDropped tells, once, that the API server does not filter.
 func (s *ShardedRuns) noteDropped() {

@@ -157,8 +157,8 @@ func (w *shareWatch) take(ctx context.Context, h *half, e watch.Event) bool {
 	if !ok {
 		return w.send(ctx, e) // it complains
 	}
-	if e.Type != watch.Bookmark {
-		kind, passes := w.shown.judge(e.Type, run, w.passes(h, run))
+	if e.Type != watch.Bookmark && w.belongs(h, run) {
+		kind, passes := w.shown.judge(e.Type, run, w.keeps(h, run))
 		if passes && !w.send(ctx, watch.Event{Type: kind, Object: run}) {
 			return false
 		}
