@@ -269,7 +269,9 @@ func (s *ShardedRuns) belongs(h *half, run *v1alpha1.ChatRun) bool {
 }
 
 // keeps says whether a run of a half is to be in the cache.
-func (s *ShardedRuns) keeps(h *half, run *v1alpha1.ChatRun) bool { return !h.outside || s.share.Keep(run) }
+func (s *ShardedRuns) keeps(h *half, run *v1alpha1.ChatRun) bool {
+	return !h.outside || s.share.Keep(run)
+}
 
 // noteDropped tells, once, that the API server does not filter.
 func (s *ShardedRuns) noteDropped() {

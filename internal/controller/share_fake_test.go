@@ -35,8 +35,9 @@ type shelfServer struct {
 	filters, says bool
 	// page bounds its pages, whatever is asked; 0 does not.
 	page int
-	// late returns how late the next event of a watch is.
-	late func() time.Duration
+	// late returns how late the next event of a watch is, of runs that are not
+	// finished alone or of all.
+	late func(unfinished bool) time.Duration
 
 	mu      sync.Mutex
 	version int64
@@ -46,8 +47,9 @@ type shelfServer struct {
 	log       []logged
 	changed   chan struct{}
 	watches   []*shelfWatch
-	// fault, if set, is what the next list answers.
+	// fault, if set, is what the next list answers, and then is called after it.
 	fault error
+	then  func()
 	// listed counts the runs that were sent in lists, and lists the lists.
 	listed, lists int
 }
@@ -60,7 +62,7 @@ type logged struct {
 
 func newShelfServer() *shelfServer {
 	return &shelfServer{
-		filters: true, late: func() time.Duration { return 0 }, version: 100,
+		filters: true, late: func(bool) time.Duration { return 0 }, version: 100,
 		runs: map[types.NamespacedName]*v1alpha1.ChatRun{}, changed: make(chan struct{}),
 	}
 }
@@ -160,7 +162,14 @@ func (s *shelfServer) ListWithContext(_ context.Context, o metav1.ListOptions) (
 		return nil, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer func() {
+		then := s.then
+		s.then = nil
+		s.mu.Unlock()
+		if then != nil {
+			then()
+		}
+	}()
 	s.lists++
 	if err := s.fault; err != nil {
 		s.fault = nil
@@ -245,12 +254,12 @@ func (s *shelfServer) WatchWithContext(ctx context.Context, o metav1.ListOptions
 	ctx, cancel := context.WithCancel(ctx)
 	w := &shelfWatch{result: make(chan watch.Event), cancel: cancel, more: make(chan watch.Event, 10)}
 	s.watches = append(s.watches, w)
-	go s.serve(ctx, w, from, matches)
+	go s.serve(ctx, w, from, o.FieldSelector != "", matches)
 	return w, nil
 }
 
 // serve sends what became of the runs after a version, one after the other.
-func (s *shelfServer) serve(ctx context.Context, w *shelfWatch, from int64, matches func(*v1alpha1.ChatRun) bool) {
+func (s *shelfServer) serve(ctx context.Context, w *shelfWatch, from int64, unfinished bool, matches func(*v1alpha1.ChatRun) bool) {
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -270,7 +279,7 @@ func (s *shelfServer) serve(ctx context.Context, w *shelfWatch, from int64, matc
 				continue
 			}
 			select {
-			case <-time.After(s.late()):
+			case <-time.After(s.late(unfinished)):
 			case <-ctx.Done():
 				return
 			}

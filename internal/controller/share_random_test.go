@@ -84,7 +84,7 @@ func newWorld(t *testing.T, random *rand.Rand) *world {
 	w.runs = NewShardedRuns(w.shares, logr.Discard())
 	late := rand.New(rand.NewPCG(random.Uint64(), 2))
 	lock := make(chan struct{}, 1)
-	w.server.late = func() time.Duration {
+	w.server.late = func(bool) time.Duration {
 		lock <- struct{}{}
 		defer func() { <-lock }()
 		return time.Duration(late.IntN(3)*late.IntN(1500)) * time.Millisecond
