@@ -35,7 +35,7 @@ const (
 // order it comes, the cache ends with exactly the runs that are in the share or
 // kept; and on the way what it has under a name never goes back in time.
 func TestShareConverges(t *testing.T) {
-	for seed := range uint64(300) {
+	for seed := range uint64(100) {
 		for _, filters := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%d filters %v", seed, filters), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { converges(t, rand.New(rand.NewPCG(seed, 1)), filters) })
