@@ -23,6 +23,7 @@ import (
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/access"
 	"chatrun.dev/operator/internal/controller"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
@@ -36,7 +37,7 @@ func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
-	mgr, err := ctrl.NewManager(cfg, controller.Slim(ctrl.Options{
+	slim := controller.Slim(ctrl.Options{
 		Scheme:                  scheme,
 		LeaderElection:          o.leaderElect,
 		LeaderElectionID:        leaseName,
@@ -46,7 +47,14 @@ func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
 		LeaderElectionReleaseOnCancel: true,
 		HealthProbeBindAddress:        o.healthAddress,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
-	}))
+	})
+	if o.shardRuns {
+		// As long as one manager works at a time all runs are its share.
+		shares := controller.NewShares(o.worker, nil)
+		shares.Set(members.AllBuckets)
+		slim = controller.Sharded(slim, controller.NewShardedRuns(shares, ctrl.Log.WithName("shards")))
+	}
+	mgr, err := ctrl.NewManager(cfg, slim)
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}
@@ -65,7 +73,7 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 	hub := streamer.NewHub()
 	hub.LogBytes, hub.TotalBytes, hub.Grace = o.stream.logBytes, o.stream.logTotalBytes, o.stream.logGrace
 	if err := controller.Setup(ctx, mgr, controller.Options{
-		Caller: caller, Hub: hub, Worker: o.worker, MaxConcurrentStreams: o.maxStreams,
+		Caller: caller, Hub: hub, Worker: o.worker, MaxConcurrentStreams: o.maxStreams, Sharded: o.shardRuns,
 	}); err != nil {
 		return err
 	}
@@ -73,6 +81,9 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) error {
 		source, err := controller.NewSource(ctx, mgr)
 		if err != nil {
 			return err
+		}
+		if o.shardRuns {
+			source.Sharded()
 		}
 		if err := o.stream.wire(mgr, hub, source); err != nil {
 			return err

@@ -285,10 +285,10 @@ func (s *ShardedRuns) noteDropped() {
 
 // noteFilter tells, once, that the API server filters, if that can be seen.
 func (s *ShardedRuns) noteFilter(h *half, seen int, says bool) {
-	clear := seen >= certain && bits.OnesCount64(uint64(h.buckets)) <= members.NumBuckets*3/4
+	evident := seen >= certain && bits.OnesCount64(uint64(h.buckets)) <= members.NumBuckets*3/4
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.toldYes && !s.toldNo && (says || clear) {
+	if !s.toldYes && !s.toldNo && (says || evident) {
 		s.toldYes = true
 		s.log.Info("the API server filters runs by shard")
 	}
