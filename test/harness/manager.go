@@ -40,13 +40,26 @@ type Manager struct {
 
 // StartManager runs the operator in this process, as cmd/manager wires it.
 func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*controller.Options)) (*Manager, error) {
+	return startManager(ctx, cfg, nil, change...)
+}
+
+// StartSharded runs it with a share of the runs.
+func StartSharded(ctx context.Context, cfg *rest.Config, runs *controller.ShardedRuns, change ...func(*controller.Options)) (*Manager, error) {
+	return startManager(ctx, cfg, runs, append(change, func(o *controller.Options) { o.Sharded = true })...)
+}
+
+func startManager(ctx context.Context, cfg *rest.Config, runs *controller.ShardedRuns, change ...func(*controller.Options)) (*Manager, error) {
 	skip := true
-	mgr, err := ctrl.NewManager(rest.CopyConfig(cfg), controller.Slim(ctrl.Options{
+	slim := controller.Slim(ctrl.Options{
 		Scheme:  Scheme(),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		// Suites start several managers in one process.
 		Controller: config.Controller{SkipNameValidation: &skip},
-	}))
+	})
+	if runs != nil {
+		slim = controller.Sharded(slim, runs)
+	}
+	mgr, err := ctrl.NewManager(rest.CopyConfig(cfg), slim)
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +81,9 @@ func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*control
 	if err != nil {
 		cancel()
 		return nil, err
+	}
+	if runs != nil {
+		source.Sharded()
 	}
 	m := &Manager{cancel: cancel, done: make(chan error, 1), caller: caller}
 	m.server = httptest.NewUnstartedServer(streamer.NewHandler(hub, source, streamer.Anyone))

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -35,8 +36,12 @@ import (
 // patience is for what should take a moment, on a machine that is busy.
 const patience = 30 * time.Second
 
-func TestShards(t *testing.T) {
+func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard()) // it complains if nobody says
+	os.Exit(m.Run())
+}
+
+func TestShards(t *testing.T) {
 	SetDefaultEventuallyTimeout(patience)
 	RegisterFailHandler(Fail)
 	RunSpecs(t, "Shards")
