@@ -130,7 +130,6 @@ func (s *ShardedRuns) Watch(o metav1.ListOptions) (watch.Interface, error) {
 // ListWithContext lists the share as it is now, always the latest state of it and
 // always whole: it pages by itself.
 func (s *ShardedRuns) ListWithContext(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
-	s.scope = nil
 	next, list, err := s.list(ctx)
 	if err != nil {
 		return nil, err
@@ -237,9 +236,7 @@ func (s *ShardedRuns) listHalf(ctx context.Context, h *half, pass func(*v1alpha1
 		if !ok {
 			return fmt.Errorf("listing a share of the runs: the answer is a %T", object)
 		}
-		if o.Continue == "" {
-			h.version = page.ResourceVersion
-		}
+		h.version = page.ResourceVersion // all pages of a list have the same
 		for i := range page.Items {
 			run := &page.Items[i]
 			if !s.belongs(h, run) || !s.keeps(h, run) {

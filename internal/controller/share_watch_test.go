@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -80,6 +81,35 @@ func TestBookmarksCarryOn(t *testing.T) {
 	})
 }
 
+// TestLateWatchShowsNoFormerRun: a name that both halves used stays known until the
+// later of the two watches is past that.
+func TestLateWatchShowsNoFormerRun(t *testing.T) {
+	bubble(t, lower, func(v *view) {
+		v.list()
+		v.server.late = func(outside bool) time.Duration {
+			if outside {
+				return 0
+			}
+			return time.Second
+		}
+		v.open()
+		v.put("x", true)
+		v.server.delete("x")
+		v.put("x", false, ours)
+		v.sees(watch.Added, "x")
+		v.server.delete("x")
+		v.sees(watch.Deleted, "x")
+		v.server.open()[1].more <- watch.Event{Type: watch.Bookmark}
+		<-time.After(time.Minute)
+		v.quiet()
+		v.server.open()[0].more <- watch.Event{Type: watch.Bookmark}
+		v.quiet()
+		if len(v.runs.shown.gone) != 0 {
+			v.Error("it is remembered for ever")
+		}
+	})
+}
+
 // TestErrorsReachTheReflector, which knows which of them ask for a list.
 func TestErrorsReachTheReflector(t *testing.T) {
 	for half := range 2 {
@@ -109,9 +139,6 @@ func TestErrorsReachTheReflector(t *testing.T) {
 		v.server.fail(errors.New("no"))
 		if _, err := v.runs.ListWithContext(v.Context(), metav1.ListOptions{}); err == nil {
 			v.Error("no error")
-		}
-		if _, err := v.runs.WatchWithContext(v.Context(), metav1.ListOptions{}); !apierrors.IsResourceExpired(err) {
-			v.Errorf("a watch after a list that failed: %v", err)
 		}
 	})
 }
