@@ -12,6 +12,8 @@ import (
 
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
+
+	"chatrun.dev/operator/internal/controller"
 )
 
 func main() {
@@ -34,11 +36,23 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("finding the API server: %w", err)
 	}
-	mgr, err := o.manager(cfg)
+	at, err := o.relay.advertised()
 	if err != nil {
 		return err
 	}
-	drain, err := o.wire(ctx, mgr)
+	replicas, err := o.replica.members(cfg, at, o.shardRuns)
+	if err != nil {
+		return err
+	}
+	var sharing *controller.Sharing
+	if o.shardRuns {
+		sharing = controller.NewSharing(replicas, ctrl.Log.WithName("shards"))
+	}
+	mgr, err := o.manager(cfg, sharing)
+	if err != nil {
+		return err
+	}
+	drain, err := o.wire(ctx, mgr, replicas, sharing)
 	if err != nil {
 		return err
 	}

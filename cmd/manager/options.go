@@ -34,6 +34,7 @@ type options struct {
 	denyCIDRs      string
 	headerTimeout  time.Duration
 	maxStreams     int
+	shardRuns      bool
 	zap            zap.Options
 }
 
@@ -60,6 +61,8 @@ func parse(args []string) (*options, error) {
 		"CIDRs, separated by commas, that no provider may have its address in. Link-local addresses never may.")
 	fs.IntVar(&o.maxStreams, "max-concurrent-streams", defaultMaxStreams,
 		"Most attempts that are under way at the same time, over all providers; 0 is no bound. Further runs are Queued.")
+	fs.BoolVar(&o.shardRuns, "shard-runs", false,
+		"Hold this replica's share of the runs in memory, instead of all. The API server's feature gate ShardedListAndWatch saves the traffic as well.")
 	fs.DurationVar(&o.headerTimeout, "provider-header-timeout", 0,
 		"Longest wait for the header of a provider's answer; 0 leaves it to each run's streamIdleTimeoutSeconds.")
 	o.zap.BindFlags(fs)

@@ -19,7 +19,7 @@ func TestParse(t *testing.T) {
 	}{
 		{"defaults", nil, ""},
 		{"everything", []string{"--lease-namespace", "ns", "--lease-duration", "20s", "--drain-grace", "0s", "--worker-process", "uid", "--stream-bind-address", "127.0.0.1:0", "--health-probe-bind-address", ":8081",
-			"--worker-name", "w", "--deny-provider-cidrs", "10.0.0.0/8", "--egress-proxy", "http://proxy:3128", "--zap-log-level", "debug"}, ""},
+			"--worker-name", "w", "--deny-provider-cidrs", "10.0.0.0/8", "--egress-proxy", "http://proxy:3128", "--zap-log-level", "debug", "--shard-runs"}, ""},
 		{"off", []string{"--stream-bind-address", "0", "--metrics-bind-address", "0", "--health-probe-bind-address", "0"}, ""},
 		{"no port", []string{"--stream-bind-address", "localhost"}, "--stream-bind-address"},
 		{"no port for probes", []string{"--health-probe-bind-address", "here"}, "--health-probe-bind-address"},

@@ -21,21 +21,26 @@ import (
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/access"
 	"chatrun.dev/operator/internal/controller"
+	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
 
-// manager makes the manager.
-func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
+// manager makes the manager. sharing is nil if its cache is to hold all runs.
+func (o *options) manager(cfg *rest.Config, sharing *controller.Sharing) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
-	mgr, err := ctrl.NewManager(cfg, controller.Slim(ctrl.Options{
+	all := controller.Slim(ctrl.Options{
 		Scheme:                 scheme,
 		HealthProbeBindAddress: o.healthAddress,
 		Metrics:                metricsserver.Options{BindAddress: o.metricsAddress},
-	}))
+	})
+	if sharing != nil {
+		all = sharing.Cache(all)
+	}
+	mgr, err := ctrl.NewManager(cfg, all)
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}
@@ -43,7 +48,7 @@ func (o *options) manager(cfg *rest.Config) (ctrl.Manager, error) {
 }
 
 // wire adds all that the manager runs. What it returns ends the attempts in order.
-func (o *options) wire(ctx context.Context, mgr ctrl.Manager) (*controller.Drain, error) {
+func (o *options) wire(ctx context.Context, mgr ctrl.Manager, replicas *members.Members, sharing *controller.Sharing) (*controller.Drain, error) {
 	caller, err := provider.New(provider.Options{
 		EgressProxy: o.egressProxy, NoProxy: o.noProxy, DenyCIDRs: list(o.denyCIDRs),
 		UserAgent: "chatrun-operator", HeaderTimeout: o.headerTimeout,
@@ -51,18 +56,10 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) (*controller.Drain
 	if err != nil {
 		return nil, fmt.Errorf("setting up the provider client: %w", err)
 	}
-	at, err := o.relay.advertised()
-	if err != nil {
-		return nil, fmt.Errorf("--relay-advertise-address: %w", err)
-	}
-	replicas, err := o.replica.members(mgr.GetConfig(), at)
-	if err != nil {
-		return nil, err
-	}
 	hub := streamer.NewHub()
 	hub.LogBytes, hub.TotalBytes, hub.Grace = o.stream.logBytes, o.stream.logTotalBytes, o.stream.logGrace
 	drain, err := controller.Setup(ctx, mgr, controller.Options{
-		Caller: caller, Hub: hub, Members: replicas, MaxConcurrentStreams: o.maxStreams,
+		Caller: caller, Hub: hub, Members: replicas, MaxConcurrentStreams: o.maxStreams, Sharing: sharing,
 	})
 	if err != nil {
 		return nil, err
@@ -71,6 +68,9 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager) (*controller.Drain
 		source, err := controller.NewSource(ctx, mgr, replicas)
 		if err != nil {
 			return nil, err
+		}
+		if sharing != nil {
+			source.Sharded()
 		}
 		relay := func(streams *streamer.Handler) error {
 			return o.relay.wire(mgr, hub, streams, o.replica, replicas)

@@ -45,7 +45,14 @@ func (r *ChatRunReconciler) observe(ctx context.Context, key types.NamespacedNam
 	f.stopping = !r.pool.Accepting()
 	f.pass = r.pool.Pass()
 	run := &v1alpha1.ChatRun{}
-	switch err := reader.Get(ctx, key, run); {
+	err := reader.Get(ctx, key, run)
+	if f.pool != nil && !live && (apierrors.IsNotFound(err) || err == nil && string(run.UID) != f.pool.UID) {
+		// The cache may only be late, or hold a share in which the run is no more. One
+		// that has an attempt under way would lose its answer.
+		run = &v1alpha1.ChatRun{}
+		err = r.live.Get(ctx, key, run)
+	}
+	switch {
 	case apierrors.IsNotFound(err):
 		return f, nil
 	case err != nil:
@@ -54,7 +61,6 @@ func (r *ChatRunReconciler) observe(ctx context.Context, key types.NamespacedNam
 	f.run = run
 	f.ownership = r.ownership(ctx, run, f.stopping)
 	f.owed = debt.uid == run.UID && debt.attempt == attemptOf(run) && run.Status.Worker == r.worker
-	var err error
 	switch {
 	case isFinished(run):
 		if run.Spec.TTLSecondsAfterFinished != nil && f.lets() {

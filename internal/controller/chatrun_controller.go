@@ -8,7 +8,6 @@ package controller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -59,6 +58,8 @@ type ChatRunReconciler struct {
 	// worker is our name, as it stands in status.worker.
 	worker  string
 	members *members.Members
+	// sharded says that the cache holds a share of the runs.
+	sharded bool
 
 	// starts counts the attempts that are between their count and their call.
 	starts      atomic.Int32
@@ -148,7 +149,7 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, r
 	case start:
 		return r.start(ctx, f, d, ready)
 	case drop:
-		return r.drop(ctx, f)
+		return r.drop(f), nil
 	case stop:
 		r.pool.Stop(f.pool.UID, d.cause)
 		return d.after, nil
@@ -179,25 +180,14 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, r
 	return d.after, nil
 }
 
-// drop is for a run that is gone. The cache may only be late: a run that was
-// found past it, and has an attempt under way, would lose its answer.
-func (r *ChatRunReconciler) drop(ctx context.Context, f facts) (time.Duration, error) {
-	if f.run == nil || string(f.run.UID) != f.pool.UID {
-		live := &v1alpha1.ChatRun{}
-		err := r.live.Get(ctx, f.key, live)
-		if client.IgnoreNotFound(err) != nil {
-			return 0, fmt.Errorf("making sure that the run is gone: %w", err)
-		}
-		if err == nil && string(live.UID) == f.pool.UID && live.DeletionTimestamp.IsZero() {
-			return 0, errTooOld
-		}
-	}
+// drop is for a run that is gone, as the API server itself says.
+func (r *ChatRunReconciler) drop(f facts) time.Duration {
 	r.pool.Drop(f.pool.UID)
 	if f.run != nil && f.run.DeletionTimestamp.IsZero() {
 		// Another object holds the name now: its own turn comes at once.
-		return time.Nanosecond, nil
+		return time.Nanosecond
 	}
-	return 0, nil
+	return 0
 }
 
 // record writes a status that starts nothing, and tells of it.

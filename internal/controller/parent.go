@@ -23,6 +23,9 @@ const (
 	// maxAncestors bounds the search for a cycle among runs that wait for each
 	// other.
 	maxAncestors = 1024
+	// parentLook is when a parent that the cache does not hold is looked at again: no
+	// event tells of it.
+	parentLook = 2 * time.Second
 )
 
 // parent returns the run that another goes on from, or why it cannot go on. The
@@ -31,8 +34,12 @@ func (r *ChatRunReconciler) parent(ctx context.Context, run *v1alpha1.ChatRun, n
 	key := parentKey(run)
 	p := &v1alpha1.ChatRun{}
 	err := r.client.Get(ctx, key, p)
+	unseen := time.Duration(0)
 	if apierrors.IsNotFound(err) {
 		err = r.live.Get(ctx, key, p) // the cache may only be late
+		if r.sharded {
+			unseen = parentLook
+		}
 	}
 	pinned := run.Status.ParentUID
 	switch {
@@ -40,6 +47,9 @@ func (r *ChatRunReconciler) parent(ctx context.Context, run *v1alpha1.ChatRun, n
 		left := run.CreationTimestamp.Add(parentGrace).Sub(now)
 		wait := final(v1alpha1.ReasonParentNotFound, parentMissingMessage(key.Name))
 		if left > 0 {
+			if unseen > 0 {
+				left = min(left, unseen)
+			}
 			wait = &waitReason{reason: wait.reason, message: parentAwaitedMessage(key.Name), after: left}
 		}
 		return nil, wait, nil
@@ -57,7 +67,7 @@ func (r *ChatRunReconciler) parent(ctx context.Context, run *v1alpha1.ChatRun, n
 	if cycle {
 		return p, final(v1alpha1.ReasonConversationCycle, cycleMessage(key.Name)), nil
 	}
-	return p, &waitReason{reason: v1alpha1.ReasonWaitingForParent, message: parentUnfinishedMessage(key.Name)}, nil
+	return p, &waitReason{reason: v1alpha1.ReasonWaitingForParent, message: parentUnfinishedMessage(key.Name), after: unseen}, nil
 }
 
 // unusable says why a run cannot go on from one that is finished; nil if it can.

@@ -54,6 +54,9 @@ type Options struct {
 	MaxConcurrentStreams int
 	// Members are the replicas. Our name among them is the one in status.worker.
 	Members *members.Members
+	// Sharing keeps the share of the runs that the manager's cache holds; nil if it
+	// holds all of them.
+	Sharing *Sharing
 	// Clock is the real one if nil.
 	Clock clock.PassiveClock
 }
@@ -70,6 +73,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 		client: mgr.GetClient(), live: mgr.GetAPIReader(),
 		caller: o.Caller, hub: o.Hub, providers: providers,
 		recorder: mgr.GetEventRecorder(reportingController), clock: o.Clock, worker: o.Members.Me(), members: o.Members,
+		sharded: o.Sharing != nil,
 	}
 	r.pool = streamer.NewPool(o.Caller, o.Hub, func(run streamer.Run) {
 		runs.add(types.NamespacedName{Namespace: run.Namespace, Name: run.Name})
@@ -82,10 +86,15 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 			return nil, fmt.Errorf("indexing runs: %w", err)
 		}
 	}
-	err := ctrl.NewControllerManagedBy(mgr).
+	build := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.ChatRun{}).
 		Watches(&v1alpha1.ChatProvider{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor)).
-		Watches(&v1alpha1.ChatRun{}, r.relatives()).
+		Watches(&v1alpha1.ChatRun{}, r.relatives())
+	if o.Sharing != nil {
+		o.Sharing.providers = mgr.GetClient()
+		build = build.Watches(&v1alpha1.ChatProvider{}, o.Sharing.handler())
+	}
+	err := build.
 		WatchesRawSource(runs).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: maxConcurrentReconciles,
@@ -103,9 +112,20 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 		return nil, fmt.Errorf("setting up the ChatProvider controller: %w", err)
 	}
 	hands := &reassign{ChatRunReconciler: r, runs: runs, providers: providers, changed: make(chan struct{}, 1)}
-	o.Members.Observe(r.pool.Fence, hands.signal)
+	changed := hands.signal
+	if o.Sharing != nil {
+		changed = func() {
+			hands.signal()
+			o.Sharing.signal()
+		}
+	}
+	o.Members.Observe(r.pool.Fence, changed)
 	drain := &Drain{ChatRunReconciler: r, runs: runs}
-	return drain, errors.Join(mgr.Add(drain), mgr.Add(hands), mgr.Add(o.Members))
+	err = errors.Join(mgr.Add(drain), mgr.Add(hands), mgr.Add(o.Members))
+	if o.Sharing != nil {
+		err = errors.Join(err, mgr.Add(o.Sharing))
+	}
+	return drain, err
 }
 
 func indexByProvider(o client.Object) []string {

@@ -31,6 +31,9 @@ const (
 	missingTTL = time.Second
 	// maxMissing bounds the names that are remembered.
 	maxMissing = 4096
+	// createdLook is how often those who wait for a run look for it where the cache
+	// holds a share of the runs, and no event may come.
+	createdLook = time.Second
 )
 
 // Source tells the stream endpoint what stands in a run's object.
@@ -43,6 +46,8 @@ type Source struct {
 	// missing are names that no run had a moment ago.
 	missing *lru.LRUExpireCache
 	texts   *texts
+	// sharded says that the cache holds a share of the runs.
+	sharded bool
 
 	mu sync.Mutex
 	// waiting are those who wait for a run to be created.
@@ -71,6 +76,10 @@ func newSource(cached, live client.Reader, m *members.Members) *Source {
 	}
 }
 
+// Sharded tells the source that the cache holds a share of the runs. It is called
+// before anybody reads.
+func (s *Source) Sharded() { s.sharded = true }
+
 // created wakes those who wait for a run.
 func (s *Source) created(object any) {
 	run, ok := object.(*v1alpha1.ChatRun)
@@ -82,10 +91,14 @@ func (s *Source) created(object any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.waiting[key] {
-		select {
-		case c <- struct{}{}:
-		default: // it was woken already
-		}
+		wake(c)
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it was woken already
 	}
 }
 
@@ -98,9 +111,23 @@ func (s *Source) Created(namespace, name string) (<-chan struct{}, func()) {
 		s.waiting[key] = map[chan struct{}]struct{}{}
 	}
 	s.waiting[key][c] = struct{}{}
+	var look *time.Timer
+	if s.sharded {
+		look = time.AfterFunc(createdLook, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if _, waits := s.waiting[key][c]; waits {
+				wake(c)
+				look.Reset(createdLook)
+			}
+		})
+	}
 	return c, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if look != nil {
+			look.Stop()
+		}
 		if delete(s.waiting[key], c); len(s.waiting[key]) == 0 {
 			delete(s.waiting, key)
 		}

@@ -49,6 +49,8 @@ type Options struct {
 	// RelayAddress is where other replicas reach our relay endpoint, host:port; empty
 	// if they do not.
 	RelayAddress string
+	// Sharded says that we watch a share of the runs, and will say which by Watching.
+	Sharded bool
 	// Duration is how long others wait for a renewal, in whole seconds, from
 	// MinDuration to MaxDuration.
 	Duration time.Duration
@@ -99,6 +101,9 @@ func New(o Options) (*Members, error) {
 	m := &Members{
 		o: o, nudge: make(chan struct{}, 1), left: make(chan struct{}), done: make(chan struct{}),
 		seen: map[string]sighting{}, current: newView(nil, nil), fenced: true,
+	}
+	if o.Sharded {
+		m.watches = new(Buckets)
 	}
 	if m.o.Process == "" {
 		m.o.Process = rand.String(16)

@@ -13,9 +13,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -167,17 +169,23 @@ func (c *ControlPlane) AllowReplicas(ctx context.Context, namespace string) erro
 
 // Replicas returns the names of the managers that hold a Lease in a namespace.
 func (c *ControlPlane) Replicas(ctx context.Context, namespace string) ([]string, error) {
+	watches, err := c.Watches(ctx, namespace)
+	return slices.Collect(maps.Keys(watches)), err
+}
+
+// Watches returns, by their names, which buckets those managers say they watch.
+func (c *ControlPlane) Watches(ctx context.Context, namespace string) (map[string]string, error) {
 	var leases coordinationv1.LeaseList
 	if err := c.Client.List(ctx, &leases, client.InNamespace(namespace)); err != nil {
 		return nil, err
 	}
-	var names []string
+	watches := map[string]string{}
 	for i := range leases.Items {
 		if h := leases.Items[i].Spec.HolderIdentity; h != nil && *h != "" {
-			names = append(names, leases.Items[i].Name)
+			watches[leases.Items[i].Name] = leases.Items[i].Annotations["chatrun.dev/watches"]
 		}
 	}
-	return names, nil
+	return watches, nil
 }
 
 func manager() []rbacv1.Subject {

@@ -42,13 +42,29 @@ type Manager struct {
 
 // StartManager runs the operator in this process, as cmd/manager wires it.
 func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*controller.Options)) (*Manager, error) {
+	return startManager(ctx, cfg, nil, change...)
+}
+
+// StartSharded runs it as one of several, with its Lease in a namespace, and a share
+// of the runs in its cache.
+func StartSharded(ctx context.Context, cfg *rest.Config, namespace, name string, change ...func(*controller.Options)) (*Manager, error) {
+	m := replica(cfg, namespace, name, true)
+	sharing := controller.NewSharing(m, ctrl.Log.WithName(name))
+	return startManager(ctx, cfg, sharing, append(change, func(o *controller.Options) { o.Members, o.Sharing = m, sharing })...)
+}
+
+func startManager(ctx context.Context, cfg *rest.Config, sharing *controller.Sharing, change ...func(*controller.Options)) (*Manager, error) {
 	skip := true
-	mgr, err := ctrl.NewManager(rest.CopyConfig(cfg), controller.Slim(ctrl.Options{
+	slim := controller.Slim(ctrl.Options{
 		Scheme:  Scheme(),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		// Suites start several managers in one process.
 		Controller: config.Controller{SkipNameValidation: &skip},
-	}))
+	})
+	if sharing != nil {
+		slim = sharing.Cache(slim)
+	}
+	mgr, err := ctrl.NewManager(rest.CopyConfig(cfg), slim)
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +87,9 @@ func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*control
 		cancel()
 		return nil, err
 	}
+	if sharing != nil {
+		source.Sharded()
+	}
 	m := &Manager{cancel: cancel, done: make(chan error, 1), caller: caller}
 	m.server = httptest.NewUnstartedServer(streamer.NewHandler(hub, source, streamer.Anyone))
 	m.server.Config.BaseContext = func(net.Listener) context.Context { return ctx }
@@ -83,18 +102,21 @@ func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*control
 // Shares makes a manager in this process one of several, with its Lease in a
 // namespace.
 func Shares(cfg *rest.Config, namespace, name string) func(*controller.Options) {
-	return func(o *controller.Options) {
-		client, err := kubernetes.NewForConfig(rest.CopyConfig(cfg))
-		if err != nil {
-			panic(err)
-		}
-		o.Members, err = members.New(members.Options{
-			Client: client, Namespace: namespace, Name: name, Duration: LeaseDuration, Log: ctrl.Log.WithName(name),
-		})
-		if err != nil {
-			panic(err)
-		}
+	return func(o *controller.Options) { o.Members = replica(cfg, namespace, name, false) }
+}
+
+func replica(cfg *rest.Config, namespace, name string, sharded bool) *members.Members {
+	client, err := kubernetes.NewForConfig(rest.CopyConfig(cfg))
+	if err != nil {
+		panic(err)
 	}
+	m, err := members.New(members.Options{
+		Client: client, Namespace: namespace, Name: name, Duration: LeaseDuration, Sharded: sharded, Log: ctrl.Log.WithName(name),
+	})
+	if err != nil {
+		panic(err)
+	}
+	return m
 }
 
 // Stop ends it, with the hand-over that a SIGTERM brings. It may be called
