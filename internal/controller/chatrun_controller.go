@@ -140,7 +140,7 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, r
 		logger = logger.WithValues("attempt", attemptOf(f.run))
 	}
 	logger.V(1).Info("decided")
-	if f.otherOwnerLive {
+	if d.row == 3 && f.otherOwnerLive {
 		r.hub.Elsewhere(runOf(f.run))
 	}
 	ctx = log.IntoContext(ctx, logger)

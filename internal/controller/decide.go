@@ -119,8 +119,8 @@ func decide(f facts, now time.Time) decision {
 	return decision{row: 16, verb: start, attempt: attemptOf(f.run) + 1}
 }
 
-// identity holds rows 1 to 4: is this run ours to act on, and is what we read
-// the truth.
+// identity holds rows 1 to 4: is what we read the truth, and is this run ours to
+// act on. Row 4 comes before row 3 as far as the read is too old.
 func identity(f facts, now time.Time) (decision, bool) {
 	run, pool := f.run, f.pool
 	switch {
@@ -131,14 +131,15 @@ func identity(f facts, now time.Time) (decision, bool) {
 		return decision{row: 1, verb: drop}, true
 	case isFinished(run):
 		return finished(f, now), true
+	case pool != nil && pool.Attempt > attemptOf(run),
+		pool != nil && pool.Settled && pool.Attempt == attemptOf(run) && isStreaming(run):
+		// What is older than what we did says nothing of whose the run is.
+		return decision{row: 4, verb: ignore}, true
 	case !f.lets():
 		if pool != nil && pool.Running {
 			return decision{row: 3, verb: stop, cause: streamer.ErrOwnershipLost}, true
 		}
 		return decision{row: 3, verb: ignore, after: f.turnAfter}, true
-	case pool != nil && pool.Attempt > attemptOf(run),
-		pool != nil && pool.Settled && pool.Attempt == attemptOf(run) && isStreaming(run):
-		return decision{row: 4, verb: ignore}, true
 	case pool != nil && pool.Outcome != nil && pool.Attempt == attemptOf(run) && !isStreaming(run):
 		// A write whose answer we never saw did stand.
 		return decision{row: 4, verb: settle}, true

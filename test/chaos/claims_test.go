@@ -63,7 +63,8 @@ var _ = Describe("Replicas that are replaced one by one under load", func() {
 	It("lose nothing, and no attempt with its worker", func(ctx SpecContext) {
 		w := newWorld(ctx, func(s *script) { s.slow = slowAnswers })
 		d := dice(3)
-		args := []string{"--drain-grace", "1s"}
+		// Their shares move with them.
+		args := []string{"--drain-grace", "1s", "--shard-runs"}
 		var old []*harness.Process
 		for n := range 3 {
 			old = append(old, w.manager(plane.ManagerKubeconfig, fmt.Sprintf("old-%d", n), args...))
@@ -79,7 +80,7 @@ var _ = Describe("Replicas that are replaced one by one under load", func() {
 		w.untilAllEnd(ctx, rolledRuns)
 		sum := w.settle(ctx, rolledRuns)
 		report("%d runs over a rolling update: %v", rolledRuns, sum)
-		Expect(w.witness.sight().lost).To(BeZero(), "attempts lost with their worker")
+		Expect(w.witness.sight().lost).To(BeZero(), "attempts lost with their worker: %v", w.witness.losses())
 		Expect(w.overlaps(time.Now(), time.Now())).To(BeZero())
 	}, SpecTimeout(4*time.Minute))
 })

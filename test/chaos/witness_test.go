@@ -35,6 +35,8 @@ type witness struct {
 	wrong  []string
 	events int
 	lost   int
+	// losing tells of each attempt that was lost with its worker.
+	losing []string
 	ended  int
 	// queued counts how often a run was told that it waits for a place, also anew
 	// with another message.
@@ -109,6 +111,7 @@ func (w *witness) see(run *v1alpha1.ChatRun) {
 	}
 	if run.Status.LastErrorReason == "WorkerLost" && run.Status.Phase == v1alpha1.PhaseRetrying && before.Status.Phase == v1alpha1.PhaseStreaming {
 		w.lost++
+		w.losing = append(w.losing, fmt.Sprintf("%s, attempt %d of %s, found by %s: %s", run.Name, attemptOf(run), before.Status.Worker, run.Status.Worker, run.Status.LastError))
 	}
 	if c := queuedCondition(run); c != nil && !equality.Semantic.DeepEqual(c, queuedCondition(before)) {
 		w.queued++
@@ -139,6 +142,12 @@ func (w *witness) violated(format string, args ...any) {
 
 func (w *witness) violate(format string, args ...any) {
 	w.wrong = append(w.wrong, fmt.Sprintf(format, args...))
+}
+
+func (w *witness) losses() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.losing)
 }
 
 func (w *witness) violations() []string {
