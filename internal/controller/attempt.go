@@ -60,7 +60,12 @@ func (r *ChatRunReconciler) observe(ctx context.Context, key types.NamespacedNam
 	}
 	f.run = run
 	f.ownership = r.ownership(ctx, run, f.stopping)
-	f.owed = debt.uid == run.UID && debt.attempt == attemptOf(run) && run.Status.Worker == r.worker
+	f.owed = debt == owed{uid: run.UID, attempt: attemptOf(run), pass: f.pass} && run.Status.Worker == r.worker
+	if takesOver(run, f.ownership, r.worker) {
+		if f.ownership, err = r.makeSure(ctx, run, f.ownership); err != nil {
+			return f, err
+		}
+	}
 	switch {
 	case isFinished(run):
 		if run.Spec.TTLSecondsAfterFinished != nil && f.lets() {
@@ -119,7 +124,7 @@ func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision, read
 		next := nextStatus(f.run, d, by, r.clock.Now())
 		if _, err := r.persist(ctx, f.run, next); err != nil {
 			if !refused(err) {
-				r.doubts.owe(f.key, owed{uid: f.run.UID, attempt: d.attempt})
+				r.doubts.owe(f.key, owed{uid: f.run.UID, attempt: d.attempt, pass: f.pass})
 			}
 			return 0, err
 		}
@@ -127,7 +132,7 @@ func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision, read
 	r.hub.Begin(attempt.Run, streamStatus(f.run))
 	attempt.Pass = f.pass
 	if err := r.begin(attempt); err != nil {
-		r.doubts.owe(f.key, owed{uid: f.run.UID, attempt: d.attempt})
+		r.doubts.owe(f.key, owed{uid: f.run.UID, attempt: d.attempt, pass: f.pass})
 		return 0, fmt.Errorf("starting attempt %d: %w", d.attempt, err)
 	}
 	log.FromContext(ctx).V(1).Info("attempt started", "attempt", d.attempt, "model", attempt.Request.Model)

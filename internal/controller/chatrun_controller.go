@@ -100,7 +100,8 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		result.RequeueAfter = r.doubts.conflict(req.NamespacedName)
 		return result, nil
 	case errors.Is(err, streamer.ErrNotAccepting), errors.Is(err, streamer.ErrFenced):
-		// We shut down, or were fenced, since we looked. The attempt is counted, and owed.
+		// We shut down, or were fenced, since we looked. The attempt is counted: it is
+		// handed over, or lost.
 		result.RequeueAfter = time.Nanosecond
 		return result, nil
 	case apierrors.IsNotFound(err):

@@ -43,10 +43,12 @@ type doubt struct {
 	refusedSince time.Time
 }
 
-// owed names an attempt; the zero value is none.
+// owed names an attempt, and what allowed it; the zero value is none. A fence voids
+// it: while others may have taken the run over, only a write tells whether they did.
 type owed struct {
 	uid     types.UID
 	attempt int32
+	pass    int
 }
 
 // conflict counts one more, and returns how long to wait before reading again.

@@ -27,7 +27,8 @@ const claimGrace = 30 * time.Second
 type ownership struct {
 	// unheld says that we may not act at all: others may take us for gone.
 	unheld bool
-	// otherOwnerLive says that status.worker is another replica, which lives.
+	// otherOwnerLive says that status.worker is another replica, which lives. Where
+	// that is not what our watch told, turnAfter is when to look again.
 	otherOwnerLive bool
 	// othersTurn says that nobody owns the run, and that it falls to another
 	// replica; turnAfter is when it is ours if that one lets it lie, 0 if never.
@@ -106,6 +107,31 @@ func (r *ChatRunReconciler) ownership(ctx context.Context, run *v1alpha1.ChatRun
 		r.unowned.forget(run.UID)
 	}
 	return o
+}
+
+// goneRetry is when a run is looked at again whose owner's Lease said something else
+// than our watch told, if no event comes before.
+const goneRetry = time.Second
+
+// takesOver says whether an attempt of another owner, which may be under way, is to
+// be written off. Whatever else is taken over needs no more than a locked write.
+func takesOver(run *v1alpha1.ChatRun, o ownership, worker string) bool {
+	return o.lets() && isStreaming(run) && run.Status.Worker != "" && run.Status.Worker != worker
+}
+
+// makeSure reads the Lease of a run's owner that is gone, for all we know. The run
+// and the Leases come by different watches, so that a replica may be new, or back,
+// and have claimed the run before we hear of it. This read is younger than that of
+// the run, and the write that follows is refused if the run has changed since.
+func (r *ChatRunReconciler) makeSure(ctx context.Context, run *v1alpha1.ChatRun, o ownership) (ownership, error) {
+	gone, err := r.members.Gone(ctx, run.Status.Worker)
+	if err != nil {
+		return o, err
+	}
+	if !gone {
+		return ownership{otherOwnerLive: true, turnAfter: goneRetry}, nil
+	}
+	return o, nil
 }
 
 // holder returns the replica that a run falls to if nobody owns it, and whether

@@ -12,6 +12,7 @@
 //     anybody may take over.
 //   - A replica is taken for gone only if its Lease was given back, or if a read
 //     of the API server finds it as it was seen a whole Lease duration before, by
-//     this machine's own clock. Other clocks do not matter.
+//     this machine's own clock. Other clocks do not matter. What was so once may be
+//     over: before an attempt of the replica is written off, Gone reads again.
 //   - All replicas that know the same members give a run to the same one.
 package members

@@ -52,14 +52,13 @@ func (m *Members) renewed(start time.Time) {
 	m.mu.Lock()
 	// We may have been stopped, and others have taken over meanwhile: what was begun
 	// before has to end before we count as held again.
-	late := !m.fenced && !time.Now().Before(m.until)
-	if late {
+	if m.over(time.Now()) {
 		m.fenceLocked()
 	}
 	select {
 	case <-m.left:
 	default:
-		m.until, m.fenced, m.problem = start.Add(renewWithin(m.o.Duration)), false, nil
+		m.tenure, m.problem = m.tenure.renewed(start, renewWithin(m.o.Duration)), nil
 	}
 	if m.fence == nil {
 		m.fence = time.AfterFunc(time.Until(m.until), m.lapse)
@@ -73,7 +72,7 @@ func (m *Members) renewed(start time.Time) {
 // lapse fences us if nothing renewed our Lease in time.
 func (m *Members) lapse() {
 	m.mu.Lock()
-	if !m.fenced && !time.Now().Before(m.until) {
+	if m.over(time.Now()) {
 		m.fenceLocked()
 	}
 	m.mu.Unlock()

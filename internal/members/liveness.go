@@ -37,6 +37,25 @@ const (
 // it must not keep a run from being taken over for ever.
 const maxDuration = 5 * time.Minute
 
+// tenure is how long we may act.
+type tenure struct {
+	// until is when it ends; zero before the first renewal.
+	until time.Time
+	// fenced says that all was ended since until was last ahead.
+	fenced bool
+}
+
+func (t tenure) held(now time.Time) bool { return !t.fenced && now.Before(t.until) }
+
+// over says that all has to be ended.
+func (t tenure) over(now time.Time) bool { return !t.fenced && !now.Before(t.until) }
+
+// renewed is what follows from a renewal that was begun at start, for within from
+// then on.
+func (tenure) renewed(start time.Time, within time.Duration) tenure {
+	return tenure{until: start.Add(within)}
+}
+
 // record is what a renewal changes. Whoever edits anything else of a Lease keeps
 // nobody alive.
 type record struct {
@@ -92,6 +111,14 @@ func (s sighting) after(before sighting) sighting {
 		s.since, s.lapsed = before.since, before.lapsed
 	}
 	return s
+}
+
+// read returns what is known once a read found a Lease. Our watch may be late, so
+// the read decides: it lapsed if it is as it was seen a whole duration before.
+func (s sighting) read(lease *coordinationv1.Lease, now time.Time) sighting {
+	next := look(lease, now).after(s)
+	next.lapsed = next.same(s) && !now.Before(next.due())
+	return next
 }
 
 func (s sighting) same(other sighting) bool {

@@ -79,10 +79,7 @@ type Members struct {
 	seen map[string]sighting
 	// synced says that all that lived at our start are among them.
 	synced bool
-	// until is how long we may act; zero before the first renewal.
-	until time.Time
-	// fenced says that all was ended since until was last ahead.
-	fenced   bool
+	tenure
 	fence    *time.Timer
 	draining bool
 	watches  *Buckets
@@ -100,7 +97,7 @@ func New(o Options) (*Members, error) {
 	}
 	m := &Members{
 		o: o, nudge: make(chan struct{}, 1), left: make(chan struct{}), done: make(chan struct{}),
-		seen: map[string]sighting{}, current: newView(nil, nil), fenced: true,
+		seen: map[string]sighting{}, current: newView(nil, nil), tenure: tenure{fenced: true},
 	}
 	if o.Sharded {
 		m.watches = new(Buckets)
@@ -145,7 +142,7 @@ func (m *Members) Held() bool {
 	return m.heldLocked()
 }
 
-func (m *Members) heldLocked() bool { return m.synced && !m.fenced && time.Now().Before(m.until) }
+func (m *Members) heldLocked() bool { return m.synced && m.held(time.Now()) }
 
 // Ready says why we take on no runs; nil if we do.
 func (m *Members) Ready() error {

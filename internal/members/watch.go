@@ -5,6 +5,7 @@ package members
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 )
@@ -150,29 +152,86 @@ func (m *Members) judgeDue(ctx context.Context) time.Duration {
 	return next
 }
 
-// confirm reads a Lease of which no renewal was seen for its whole duration. Our
-// watch may be late, so the read decides: the Lease lapsed if it is as it was seen
-// then, and not if it cannot be read. It reports whether that is settled.
+// confirm reads a Lease of which no renewal was seen for its whole duration. It
+// reports whether that is settled.
 func (m *Members) confirm(ctx context.Context, name string, before sighting) bool {
 	ctx, cancel := context.WithTimeout(ctx, renewEvery(m.o.Duration))
 	defer cancel()
-	lease, err := m.o.Client.CoordinationV1().Leases(m.o.Namespace).Get(ctx, name, metav1.GetOptions{})
+	lease, err := m.find(ctx, name, before)
+	if err != nil {
+		return false
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case !m.seen[name].same(before):
-		// The watch told more meanwhile.
-	case apierrors.IsNotFound(err):
-		// It was deleted, and nobody made it again for all that time.
-		delete(m.seen, name)
-	case err != nil:
-		return false
-	default:
-		now := look(lease, time.Now()).after(before)
-		now.lapsed = now.same(before)
+	if m.seen[name].same(before) {
+		m.seen[name] = before.read(lease, time.Now())
+	} // else the watch told more meanwhile
+	return true
+}
+
+// find reads a Lease. One that is not there may have been deleted by mistake, and
+// its replica act until it would have lapsed, or make it again, and again lose it.
+// So it is put back, for a replica that takes on nothing, and lapses like any other.
+func (m *Members) find(ctx context.Context, name string, before sighting) (*coordinationv1.Lease, error) {
+	all := m.o.Client.CoordinationV1().Leases(m.o.Namespace)
+	lease, err := all.Get(ctx, name, metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		return lease, err
+	}
+	lease, err = all.Create(ctx, m.substitute(name, before), metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return all.Get(ctx, name, metav1.GetOptions{})
+	}
+	return lease, err
+}
+
+// substitute is what is put in the place of a Lease that is not there: nothing that
+// was seen of it is the same.
+func (m *Members) substitute(name string, before sighting) *coordinationv1.Lease {
+	holder := before.holder
+	if holder == "" {
+		holder = name // no process is called so
+	}
+	transitions, seconds := before.transitions+1, int32(m.o.Duration/time.Second)
+	return &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: m.o.Namespace, Name: name,
+			Labels:      map[string]string{labelReplica: "true"},
+			Annotations: map[string]string{annotationDraining: drainingYes},
+		},
+		Spec: coordinationv1.LeaseSpec{
+			HolderIdentity: &holder, LeaseDurationSeconds: &seconds, LeaseTransitions: &transitions,
+			RenewTime: &metav1.MicroTime{Time: time.Now()},
+		},
+	}
+}
+
+// Gone reports whether a replica is gone, by a read of its Lease: what State says
+// may be older than what the replica did since. It is to be asked after that was
+// read which is to be taken from the replica.
+func (m *Members) Gone(ctx context.Context, name string) (bool, error) {
+	if m.alone || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return true, nil // there is no such Lease
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewEvery(m.o.Duration))
+	defer cancel()
+	m.mu.Lock()
+	before := m.seen[name]
+	m.mu.Unlock()
+	lease, err := m.find(ctx, name, before)
+	if err != nil {
+		return false, fmt.Errorf("reading the Lease of %s: %w", name, err)
+	}
+	now := before.read(lease, time.Now())
+	m.mu.Lock()
+	told := !m.seen[name].same(before) // by the watch, meanwhile: nobody knows of what time
+	if !told {
 		m.seen[name] = now
 	}
-	return true
+	m.mu.Unlock()
+	m.refresh()
+	m.wake()
+	return !told && now.state() == Gone, nil
 }
 
 // forget deletes a Lease that nobody renewed for long.
