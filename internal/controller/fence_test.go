@@ -104,9 +104,8 @@ func TestADrainEndsInTime(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*drainPoll)
 	defer cancel()
-	began := time.Now()
 	(&Drain{ChatRunReconciler: b.r, runs: newQueue()}).Wait(ctx)
-	if s, _ := b.r.pool.Look("ns", "hello"); !s.Running || time.Since(began) < 3*drainPoll {
-		t.Errorf("the attempt was not let go on: %+v, %v", s, time.Since(began))
+	if s, _ := b.r.pool.Look("ns", "hello"); !s.Running || ctx.Err() == nil {
+		t.Errorf("the attempt was not let go on for all its time: %+v, %v", s, ctx.Err())
 	}
 }

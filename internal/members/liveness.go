@@ -45,10 +45,17 @@ type tenure struct {
 	fenced bool
 }
 
-func (t tenure) held(now time.Time) bool { return !t.fenced && now.Before(t.until) }
+func (t tenure) held(now time.Time) bool { return !t.fenced && !t.past(now) }
 
 // over says that all has to be ended.
-func (t tenure) over(now time.Time) bool { return !t.fenced && !now.Before(t.until) }
+func (t tenure) over(now time.Time) bool { return !t.fenced && t.past(now) }
+
+// past says whether the end has come, by either of the two clocks of a process: the
+// one that no setting changes stands still with a machine that is suspended, and the
+// one on the wall may be set back.
+func (t tenure) past(now time.Time) bool {
+	return !now.Before(t.until) || !now.Round(0).Before(t.until.Round(0))
+}
 
 // renewed is what follows from a renewal that was begun at start, for within from
 // then on.
