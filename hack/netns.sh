@@ -4,8 +4,8 @@
 
 # Cuts links between replicas (test/netns). The tests get a network, mount and
 # process namespace of their own, in which they make others: this machine's
-# network stays as it is, and all that they make and start vanishes with them,
-# also if they are killed. Arguments go to `go test`.
+# network stays as it is, and all that they make and start vanishes with them, also
+# if they are killed. Arguments go to `go test`.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -27,9 +27,10 @@ fi
 # inside runs a command in namespaces of its own. The command that it names is
 # their first process, so they end with it.
 inside='unshare --net --mount --pid --fork --kill-child --mount-proc'
-# `ip netns` keeps names in /run, and in no other place; ours are in a /run of
-# our own. A proxy of this machine's is out of reach in there.
-prepare='mount -t tmpfs tmpfs /run && unset HTTP_PROXY HTTPS_PROXY http_proxy https_proxy'
+# `ip netns` keeps names in /run, and in no other place: in there, /run is one of
+# our own, and so are the temporary files. A proxy is out of reach.
+prepare='mount -t tmpfs tmpfs /run && mkdir /run/tmp && export TMPDIR=/run/tmp &&
+	unset HTTP_PROXY HTTPS_PROXY http_proxy https_proxy'
 if [ -z "$missing" ]; then
 	$inside true 2>/dev/null ||
 		lacks 'the right to make namespaces: be root, or have CAP_SYS_ADMIN and CAP_NET_ADMIN (a container needs both, and no seccomp profile that forbids unshare and mount)'

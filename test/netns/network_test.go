@@ -1,7 +1,7 @@
-//go:build netns
-
 // Copyright The ChatRun Authors.
 // SPDX-License-Identifier: Apache-2.0
+
+//go:build netns
 
 package netns
 

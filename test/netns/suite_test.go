@@ -1,7 +1,7 @@
-//go:build netns
-
 // Copyright The ChatRun Authors.
 // SPDX-License-Identifier: Apache-2.0
+
+//go:build netns
 
 // Package netns runs three replicas in network namespaces of their own, with two
 // links each, and cuts one of the links while they stream: packets vanish, and
