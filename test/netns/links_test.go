@@ -40,7 +40,7 @@ var _ = Describe("A replica whose link to the API server is cut", func() {
 		for _, run := range cutOff {
 			seen := w.untilAttempts(ctx, run, 2)
 			first, second := seen[0], seen[1]
-			Expect(first.State).To(Equal(chattest.Cancelled), run.Name)
+			Expect(first.State).To(Equal(chattest.Cancelled), "%s: two attempts at a time, or an end of its own", run.Name)
 			Expect(first.Parts).To(BeNumerically(">", parts[run.Name]), "%s: it streams what it may", run.Name)
 			Expect(second.At).To(BeTemporally(">", first.Over), "%s: two attempts at a time", run.Name)
 			fenced.add(first.Over.Sub(cutAt))
