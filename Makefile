@@ -37,7 +37,7 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 
 ##@ Develop
 
-.PHONY: build run test test-oracle test-readers test-load fuzz bench
+.PHONY: build run test test-oracle test-readers test-load test-netns fuzz bench
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
 
@@ -59,6 +59,9 @@ test-load: ## Hold thousands of readers, half of which never read, and print wha
 	@$(WITH_ASSETS) go test -count=1 -v ./test/e2e -ginkgo.no-color -ginkgo.focus 'do not storm|go to the namespace'
 	go test -run='^$$' -bench=Idle -benchtime=1x ./test/load
 	go test -run='^$$' -bench=Delivery -benchtime=3s ./internal/streamer
+
+test-netns: ## Cut links between replicas; needs Linux, root, ip and unshare.
+	@$(WITH_ASSETS) hack/netns.sh $(TESTFLAGS)
 
 fuzz: ## Run each fuzz test for FUZZTIME (10s).
 	@hack/fuzz.sh $(FUZZTIME)

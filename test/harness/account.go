@@ -121,7 +121,7 @@ func (a *Account) Pod(ctx context.Context, name string) error {
 
 // RelayArgs are the flags of a replica that relays, at a port of its own.
 func (a *Account) RelayArgs() ([]string, error) {
-	address, err := freeAddress()
+	address, err := freeAddress(loopback)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -87,7 +88,13 @@ func Scheme() *apiruntime.Scheme {
 type Flag struct{ Name, Value string }
 
 // StartControlPlane starts one from the binaries that KUBEBUILDER_ASSETS names.
-func StartControlPlane(ctx context.Context, flags ...Flag) (_ *ControlPlane, err error) {
+func StartControlPlane(ctx context.Context, flags ...Flag) (*ControlPlane, error) {
+	return StartControlPlaneAt(ctx, loopback, flags...)
+}
+
+// StartControlPlaneAt is StartControlPlane with the API server on another IP address
+// of this machine, where managers reach it that loopback does not.
+func StartControlPlaneAt(ctx context.Context, ip string, flags ...Flag) (_ *ControlPlane, err error) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		return nil, errors.New("KUBEBUILDER_ASSETS is not set: run the suites with `make test`, or set it to what `make controlplane` prints")
 	}
@@ -103,7 +110,17 @@ func StartControlPlane(ctx context.Context, flags ...Flag) (_ *ControlPlane, err
 	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
 		return nil, err
 	}
-	configure := c.env.ControlPlane.GetAPIServer().Configure().
+	server := c.env.ControlPlane.GetAPIServer()
+	if ip != loopback {
+		free, err := freeAddress(ip)
+		if err != nil {
+			return nil, fmt.Errorf("finding a port for the API server: %w", err)
+		}
+		if server.SecureServing.Address, server.SecureServing.Port, err = net.SplitHostPort(free); err != nil {
+			return nil, err
+		}
+	}
+	configure := server.Configure().
 		Set("audit-policy-file", policy).
 		Set("audit-log-path", c.audit)
 	for _, flag := range flags {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -158,21 +159,32 @@ type Process struct {
 // with others in whose namespace its Lease is. The next one of its name is taken for
 // the next process of one container.
 func StartProcess(binary, kubeconfig, leases, worker, logFile string, args ...string) (*Process, error) {
+	return startProcess([]string{binary}, kubeconfig, leases, worker, logFile, args...)
+}
+
+// StartProcessIn is StartProcess in a network namespace that `ip netns` knows. Stream
+// is on the loopback of that one.
+func StartProcessIn(space, binary, kubeconfig, leases, worker, logFile string, args ...string) (*Process, error) {
+	// It becomes the manager, and is none that stands between us and it.
+	return startProcess([]string{"ip", "netns", "exec", space, binary}, kubeconfig, leases, worker, logFile, args...)
+}
+
+func startProcess(command []string, kubeconfig, leases, worker, logFile string, args ...string) (*Process, error) {
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = log.Close() }()
-	stream, err := freeAddress()
+	stream, err := freeAddress(loopback)
 	if err != nil {
 		return nil, err
 	}
 	// The context of a test must not kill it: the tests do, in their own ways.
-	cmd := exec.CommandContext(context.Background(), binary, append([]string{
+	cmd := exec.CommandContext(context.Background(), command[0], slices.Concat(command[1:], []string{
 		"--kubeconfig", kubeconfig, "--worker-name", worker, "--worker-process", worker,
 		"--lease-namespace", leases, "--lease-duration", LeaseDuration.String(), "--drain-grace", "0s", "--stream-local", "--stream-bind-address", stream,
 		"--health-probe-bind-address", "0", "--metrics-bind-address", "0",
-	}, args...)...)
+	}, args)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -222,9 +234,12 @@ func (p *Process) Pause() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
 // Continue lets it go on.
 func (p *Process) Continue() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
 
-// freeAddress finds a port on loopback that nobody listens on.
-func freeAddress() (string, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+// loopback is where what a suite starts listens, unless it says otherwise.
+const loopback = "127.0.0.1"
+
+// freeAddress finds a port of an IP address that nobody listens on.
+func freeAddress(ip string) (string, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", net.JoinHostPort(ip, "0"))
 	if err != nil {
 		return "", err
 	}
