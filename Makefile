@@ -37,7 +37,7 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 
 ##@ Develop
 
-.PHONY: build run test test-oracle test-readers test-load test-netns fuzz bench
+.PHONY: build run test test-oracle test-readers test-load test-netns bench-replicas fuzz bench
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
 
@@ -62,6 +62,10 @@ test-load: ## Hold thousands of readers, half of which never read, and print wha
 
 test-netns: ## Cut links between replicas; needs Linux, root, ip and unshare.
 	@$(WITH_ASSETS) hack/netns.sh $(TESTFLAGS)
+
+bench-replicas: ## Print what one, two and three replicas carry, and what a share of 20,000 runs costs.
+	@$(WITH_ASSETS) CHATRUN_RUNS=1000 go test -count=1 -v -timeout=20m ./test/chaos -ginkgo.no-color -ginkgo.focus Throughput
+	@$(WITH_ASSETS) SHARDS_RUNS=20000 go test -run='^$$' -bench=Shards -benchtime=1x -timeout=30m ./test/shards
 
 fuzz: ## Run each fuzz test for FUZZTIME (10s).
 	@hack/fuzz.sh $(FUZZTIME)
