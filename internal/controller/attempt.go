@@ -54,6 +54,7 @@ func (r *ChatRunReconciler) observe(ctx context.Context, key types.NamespacedNam
 	}
 	switch {
 	case apierrors.IsNotFound(err):
+		r.unowned.forget(key)
 		return f, nil
 	case err != nil:
 		return f, fmt.Errorf("reading the run: %w", err)

@@ -99,12 +99,15 @@ func (r *ChatRunReconciler) ownership(ctx context.Context, run *v1alpha1.ChatRun
 		streaming: isStreaming(run), finished: isFinished(run), told: tellsWhy(run), rank: -1,
 	}
 	p.holder, p.limited = holder(ctx, r.client, r.members, run)
-	if rank, ok := r.members.Rank(string(run.UID)); ok {
-		p.rank = rank
+	if p.holder != p.me {
+		if rank, ok := r.members.Rank(string(run.UID)); ok {
+			p.rank = rank
+		}
 	}
-	o := p.ownership(func() time.Duration { return r.unowned.since(run.UID, r.clock.Now()) })
+	key := client.ObjectKeyFromObject(run)
+	o := p.ownership(func() time.Duration { return r.unowned.since(key, run.UID, r.clock.Now()) })
 	if !o.othersTurn {
-		r.unowned.forget(run.UID)
+		r.unowned.forget(key)
 	}
 	return o
 }
@@ -180,28 +183,33 @@ func tellsWhy(run *v1alpha1.ChatRun) bool {
 // replica's turn.
 type unowned struct {
 	mu    sync.Mutex
-	first map[types.UID]time.Time
+	first map[types.NamespacedName]lying
+}
+
+type lying struct {
+	uid   types.UID
+	since time.Time
 }
 
 // since returns for how long that is known.
-func (u *unowned) since(uid types.UID, now time.Time) time.Duration {
+func (u *unowned) since(key types.NamespacedName, uid types.UID, now time.Time) time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	first, known := u.first[uid]
-	if !known {
-		if u.first == nil {
-			u.first = map[types.UID]time.Time{}
-		}
-		first = now
-		u.first[uid] = now
+	if l, known := u.first[key]; known && l.uid == uid {
+		return now.Sub(l.since)
 	}
-	return now.Sub(first)
+	if u.first == nil {
+		u.first = map[types.NamespacedName]lying{}
+	}
+	u.first[key] = lying{uid, now}
+	return 0
 }
 
-func (u *unowned) forget(uid types.UID) {
+// forget is for a run that is in somebody's hands, or gone.
+func (u *unowned) forget(key types.NamespacedName) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	delete(u.first, uid)
+	delete(u.first, key)
 }
 
 // reassign looks at all runs that may be somebody else's by now, after the members

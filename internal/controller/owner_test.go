@@ -71,19 +71,23 @@ func TestOwnership(t *testing.T) {
 }
 
 // TestTheClockOfARunThatLiesRunsOnceOnly: it begins when the run is first seen to
-// lie, and anew if it was seen in somebody's hands.
+// lie, and anew if it was seen in somebody's hands, or is another one.
 func TestTheClockOfARunThatLiesRunsOnceOnly(t *testing.T) {
 	var u unowned
+	key := types.NamespacedName{Namespace: "ns", Name: "hello"}
 	for i, want := range []time.Duration{0, time.Second, 2 * time.Second} {
-		if got := u.since("a", t0.Add(time.Duration(i)*time.Second)); got != want {
+		if got := u.since(key, "a", t0.Add(time.Duration(i)*time.Second)); got != want {
 			t.Errorf("look %d: %v", i, got)
 		}
 	}
-	u.forget("a")
-	if got := u.since("a", t0.Add(time.Hour)); got != 0 {
+	if got := u.since(key, "b", t0.Add(time.Minute)); got != 0 {
+		t.Errorf("another run of that name: %v", got)
+	}
+	u.forget(key)
+	if got := u.since(key, "b", t0.Add(time.Hour)); got != 0 {
 		t.Errorf("after it was in hands: %v", got)
 	}
-	u.forget("a")
+	u.forget(key)
 	if len(u.first) != 0 {
 		t.Errorf("%d are remembered", len(u.first))
 	}
