@@ -111,21 +111,24 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up the ChatProvider controller: %w", err)
 	}
+	return share(mgr, o, r, runs, providers)
+}
+
+// share adds what carries out a change of members, and the members last: nothing
+// of theirs happens before all know of it.
+func share(mgr ctrl.Manager, o Options, r *ChatRunReconciler, runs, providers *queue) (*Drain, error) {
 	hands := &reassign{ChatRunReconciler: r, runs: runs, providers: providers, changed: make(chan struct{}, 1)}
-	changed := hands.signal
+	drain := &Drain{ChatRunReconciler: r, runs: runs}
+	changed, err := hands.signal, errors.Join(mgr.Add(drain), mgr.Add(hands))
 	if o.Sharing != nil {
 		changed = func() {
 			hands.signal()
 			o.Sharing.signal()
 		}
-	}
-	o.Members.Observe(r.pool.Fence, changed)
-	drain := &Drain{ChatRunReconciler: r, runs: runs}
-	err = errors.Join(mgr.Add(drain), mgr.Add(hands), mgr.Add(o.Members))
-	if o.Sharing != nil {
 		err = errors.Join(err, mgr.Add(o.Sharing))
 	}
-	return drain, err
+	o.Members.Observe(r.pool.Fence, changed)
+	return drain, errors.Join(err, mgr.Add(o.Members))
 }
 
 func indexByProvider(o client.Object) []string {
