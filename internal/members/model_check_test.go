@@ -13,9 +13,8 @@ import (
 // deep makes the searches go on to the end, or nearly, at a finer scale as well.
 var deep = flag.Bool("deep", false, "search the model of the protocol at a finer scale, and with more faults at once")
 
-// someWorlds take seconds, and some ten times as long with the race detector;
 // manyWorlds take minutes, and gigabytes.
-const someWorlds, manyWorlds = 1_000_000, 30_000_000
+const manyWorlds = 30_000_000
 
 // TestNoTwoOwners: there is no world in which two attempts of the run are under way
 // in processes that run and had their fence, nor one in which an attempt is started
