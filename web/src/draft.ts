@@ -37,18 +37,19 @@ export function applyEvent(draft: Draft, { event, data }: RunEvent): Draft {
   switch (event) {
     case "status":
       // A retry that is still pending is told anew right after it.
-      return { ...draft, status: data, title: data.title ?? draft.title, retry: undefined };
+      return { ...draft, status: data, title: data.title ?? draft.title, retry: undefined, failed: undefined };
     case "message_part":
       return {
         ...draft,
         text: draft.text + (data.text ?? ""),
         reasoning: draft.reasoning + (data.reasoning ?? ""),
         retry: undefined,
+        failed: undefined,
       };
     case "retry":
-      return { ...draft, retry: data };
+      return { ...draft, retry: data, failed: undefined };
     case "reset":
-      return { ...draft, text: "", reasoning: "", retry: undefined };
+      return { ...draft, text: "", reasoning: "", retry: undefined, failed: undefined };
     case "title":
       return { ...draft, title: data.title };
     case "usage":

@@ -57,6 +57,21 @@ test("title, usage, failure and end", () => {
   assert.equal(ended.status?.phase, "Failed");
 });
 
+test("a failure of the relay is over once the run goes on", () => {
+  // It has no id, and no done follows it: the run was only out of reach.
+  const failed = draft(part("a"), { id: "", event: "failed", data: { reason: "OwnerUnreachable", message: "" } });
+  assert.equal(failed.failed?.reason, "OwnerUnreachable");
+  const goes: RunEvent[] = [
+    { id: "", event: "status", data: status },
+    { id: "", event: "reset", data: { attempt: 2 } },
+    { id: "", event: "retry", data: retry },
+    part("b"),
+  ];
+  for (const event of goes) {
+    assert.equal(applyEvent(failed, event).failed, undefined, event.event);
+  }
+});
+
 test("draftOf gives a draft an event", async () => {
   async function* events(): AsyncGenerator<RunEvent> {
     yield part("a");
