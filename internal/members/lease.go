@@ -89,7 +89,11 @@ func (m *Members) fenceLocked() {
 		return // we meant to
 	default:
 	}
-	m.o.Log.Info("our Lease was not renewed in time: all attempts are ended, as other replicas may make them from now on", "lease", m.o.Name, "cause", fmt.Sprint(m.problem))
+	cause := "no request failed: the API server gave no answer, or this process got no time"
+	if m.problem != nil {
+		cause = m.problem.Error()
+	}
+	m.o.Log.Info("our Lease was not renewed in time: all attempts are ended, as other replicas may make them from now on", "lease", m.o.Name, "cause", cause)
 }
 
 // failed keeps why a renewal failed, and says so if that is news.

@@ -87,11 +87,11 @@ var _ = Describe("11: An API server that fails", func() {
 			w.offerAll(ctx, 0, faultyRuns)
 			d := dice(uint64(i))
 			for life := range scene.kills {
-				p := w.manager(kubeconfig, fmt.Sprintf("pod-%d", life/3))
+				p := w.manager(kubeconfig, fmt.Sprintf("pod-%d", life/3), hasty...)
 				w.moment(ctx, d, longestFaultyLife)
 				Expect(p.Kill()).To(Succeed())
 			}
-			manager := w.manager(kubeconfig, "survivor")
+			manager := w.manager(kubeconfig, "survivor", hasty...)
 			w.untilAllEnd(ctx, faultyRuns)
 			if scene.kills == 0 {
 				By("no title is lost either, unless with its manager")

@@ -22,13 +22,8 @@ const (
 	replicaReaders = 300
 	// atOnce is how many runs are not finished at a time.
 	atOnce = 120
-	// leaseOf is the duration of the replicas' Leases, and takeoverSlack how much
-	// later than it their runs are taken over at the latest.
-	leaseOf       = 5 * time.Second
-	takeoverSlack = 2 * time.Second
-	// cancelWithin is how long a replica that was stopped may take to end what others
-	// have taken over.
-	cancelWithin = time.Second
+	// leaseOf is the duration of the replicas' Leases.
+	leaseOf = harness.ShortLease
 	// slowAnswers makes answers of some seconds of the script's.
 	slowAnswers = 8
 )
@@ -78,7 +73,7 @@ var _ = Describe("Three replicas, of which one is killed, one stopped and contin
 		read := readers.all()
 		Expect(b.Terminate()).To(Succeed())
 
-		overlaps := w.overlaps(stoppedAt, continuedAt.Add(cancelWithin))
+		overlaps := w.overlaps(stoppedAt, continuedAt.Add(harness.CancelWithin))
 		report("%d runs: %v; %d streamed when their replica was killed, %d when it was stopped, which went on beside %d new attempts until it was continued; %s; %v in all",
 			replicaRuns, sum, len(killed), len(stopped), overlaps, read, time.Since(began).Round(time.Second))
 		Expect(len(killed)*len(stopped)).To(BeNumerically(">", 0), "no fault hit a stream")
@@ -136,7 +131,7 @@ func (w *world) takenOver(ctx context.Context, what string, runs map[string]int,
 		latest = max(latest, moved.Sub(at))
 	}
 	report("%d runs of the replica that was %s were taken over, the last after %v; its Lease was good for %v", len(runs), what, latest.Round(time.Millisecond), leaseOf)
-	Expect(latest).To(BeNumerically("<=", leaseOf+takeoverSlack))
+	Expect(latest).To(BeNumerically("<=", leaseOf+harness.TakeoverSlack))
 }
 
 // overlaps counts the attempts that began while another one of their run was under

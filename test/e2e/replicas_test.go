@@ -91,9 +91,9 @@ var _ = Describe("8: A replica that is cut off from the API server", func() {
 			}
 		}
 		Expect(first.State).To(Equal(chattest.Cancelled))
-		Expect(first.Over.Sub(cut)).To(BeNumerically(">", harness.LeaseDuration/3), "it went on as long as nobody could take it for gone")
+		Expect(first.Over.Sub(cut)).To(BeNumerically(">", harness.ShortLease/3), "it went on as long as nobody could take it for gone")
 		Expect(second.At).To(BeTemporally(">", first.Over), "two attempts at a time")
-		Expect(second.At.Sub(cut)).To(BeNumerically("<", harness.LeaseDuration+2*time.Second), "taken over in time")
+		Expect(second.At.Sub(cut)).To(BeNumerically("<", harness.ShortLease+harness.TakeoverSlack), "taken over in time")
 
 		By("healed")
 		heal()
@@ -136,7 +136,7 @@ var _ = Describe("Replicas whose clocks differ by twenty seconds", func() {
 		Expect(time.Since(wrote)).To(BeNumerically("<", 35*time.Second), "a second, twenty of skew, and a moment")
 		By("meanwhile nobody took anything, for much longer than a Lease")
 		Consistently(ctx, func() int { return w.fake.Ledger().Total(chattest.PurposeAnswer).Cancelled }).
-			WithTimeout(2 * harness.LeaseDuration).Should(BeZero())
+			WithTimeout(2 * harness.ShortLease).Should(BeZero())
 		close(gate)
 		for _, run := range []*v1alpha1.ChatRun{slow, quick} {
 			Expect(attemptOf(untilPhase(ctx, run, v1alpha1.PhaseSucceeded))).To(Equal(1))

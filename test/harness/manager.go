@@ -112,7 +112,7 @@ func replica(cfg *rest.Config, namespace, name string, sharded bool) *members.Me
 		panic(err)
 	}
 	m, err := members.New(members.Options{
-		Client: client, Namespace: namespace, Name: name, Duration: LeaseDuration, Sharded: sharded, Log: ctrl.Log.WithName(name),
+		Client: client, Namespace: namespace, Name: name, Duration: ShortLease, Sharded: sharded, Log: ctrl.Log.WithName(name),
 	})
 	if err != nil {
 		panic(err)
@@ -143,8 +143,13 @@ func BuildManager(ctx context.Context, dir string) (string, error) {
 	return binary, nil
 }
 
-// LeaseDuration is that of StartProcess: short, as suites wait for it.
-const LeaseDuration = 3 * time.Second
+// LeaseDuration is that of StartProcess: on a machine that is busy with other suites
+// a process may get no time for seconds, and must not be fenced for it. ShortLease is
+// for suites that wait for one to lapse.
+const (
+	LeaseDuration = 15 * time.Second
+	ShortLease    = 6 * time.Second
+)
 
 // Process is the manager in a process of its own.
 type Process struct {
