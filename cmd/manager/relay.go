@@ -4,12 +4,14 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"k8s.io/client-go/kubernetes"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -26,6 +28,10 @@ const (
 	// relaySecret is the default of --relay-ca-secret.
 	relaySecret = "chatrun-relay-ca" //nolint:gosec // a name, not the key
 )
+
+// ownerSlack is what others may take to take a run over, once the Lease of its owner
+// is known to have lapsed.
+const ownerSlack = 30 * time.Second
 
 // relayOptions are the flags of the relay between replicas.
 type relayOptions struct {
@@ -98,15 +104,18 @@ func (r *relayOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, streams *stream
 	if err != nil {
 		return fmt.Errorf("making a client for the relay: %w", err)
 	}
-	secret, err := secretName(r.caSecret, me.namespace)
+	// The Pods of replicas are where this one's is, wherever their Leases are.
+	home := cmp.Or(podNamespace(), me.namespace)
+	secret, err := secretName(r.caSecret, home)
 	if err != nil {
 		return err
 	}
+	streams.OwnerLimit = max(streams.OwnerLimit, 2*me.duration+ownerSlack)
 	log := ctrl.Log.WithName("relay")
 	self := access.NewSelf(client)
 	authority := members.NewAuthority(client, secret, me.worker, log)
 	streams.Peers = members.NewPeers(members.PeersOptions{
-		Client: client, Namespace: me.namespace, Self: self.Name,
+		Client: client, Namespace: home, Self: self.Name,
 		Authority: authority, Addresses: others, TokenFile: r.tokenFile, Log: log,
 	})
 	return mgr.Add(&streamServer{

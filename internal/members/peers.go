@@ -39,6 +39,9 @@ const (
 	// peerPing is when a silent replica is asked whether it is still there, peerPong
 	// how long it may take to say so.
 	peerPing, peerPong = 15 * time.Second, 10 * time.Second
+	// peerConnections bounds the connections to one replica. One carries a thousand
+	// runs; without a bound each run that is asked for while none stands dials its own.
+	peerConnections = 8
 	// peerIdle ends connections over which nothing is relayed.
 	peerIdle = 2 * time.Minute
 	// peerStreamWindow and peerWindow bound what may be unread of one run, and of
@@ -100,6 +103,7 @@ func NewPeers(o PeersOptions) *Peers {
 	p.transport = &http.Transport{
 		// No Proxy: nothing between replicas is to see a token.
 		DialTLSContext:         p.dial,
+		MaxConnsPerHost:        peerConnections,
 		Protocols:              protocols,
 		ResponseHeaderTimeout:  answerTimeout,
 		MaxResponseHeaderBytes: answerHeaderBytes,

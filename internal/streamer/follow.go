@@ -182,8 +182,11 @@ func (f *follower) keepAlive() bool {
 		case v.Finished:
 			f.conclude(v, true)
 			return false
+		case v.Owner != "":
+			// Nobody told us that the run moved, as when we are fenced.
+			f.hub.Elsewhere(v.Run)
 		}
-	} else if answered, gone := f.lookAgain(false); answered || gone {
+	} else if answered, gone := f.lookAgain(f.reader.seq > 0); answered || gone {
 		return false
 	}
 	f.pace.beat(time.Now())

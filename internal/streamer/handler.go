@@ -115,6 +115,10 @@ type Handler struct {
 	// counted. Further ones are answered with 429. 0 is no bound.
 	MaxRelays int
 
+	// OwnerLimit is how long the owner of a run, which is another replica, may not be
+	// reached until its readers are told so; above 0.
+	OwnerLimit time.Duration
+
 	hub    *Hub
 	source Source
 	guard  Guard
@@ -127,7 +131,7 @@ type Handler struct {
 func NewHandler(hub *Hub, source Source, guard Guard) *Handler {
 	h := &Handler{
 		MinInterval: DefaultMinInterval, Heartbeat: DefaultHeartbeat, WriteTimeout: DefaultWriteTimeout,
-		MaxReaders: DefaultMaxReaders, MaxReadersPerRun: DefaultMaxReadersPerRun,
+		MaxReaders: DefaultMaxReaders, MaxReadersPerRun: DefaultMaxReadersPerRun, OwnerLimit: DefaultOwnerLimit,
 		MaxRelays: DefaultMaxReaders,
 		hub:       hub, source: source, guard: guard, seats: newSeats(), relays: newSeats(), mux: http.NewServeMux(),
 	}

@@ -114,7 +114,7 @@ func (h *Hub) Finish(run Run, end End) {
 	}
 	h.mu.Lock()
 	// Where no attempt began there is nothing that the run's object cannot tell.
-	keep := l.begun && h.Grace > 0 && h.logs[run.UID] == l
+	keep := l.begun && !l.hollow && h.Grace > 0 && h.logs[run.UID] == l
 	if keep {
 		l.grace = time.AfterFunc(h.Grace, func() { h.expire(l) })
 	}

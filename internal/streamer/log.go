@@ -15,6 +15,7 @@ import (
 // The phases of a run at which its log behaves differently.
 const (
 	phasePending   = "Pending"
+	phaseStreaming = "Streaming"
 	phaseRetrying  = "Retrying"
 	phaseSuspended = "Suspended"
 	phaseSucceeded = "Succeeded"
@@ -238,6 +239,12 @@ func (l *log) finishLocked(end End) bool {
 			return false
 		}
 		m.end()
+	}
+	if e := &l.episode; !end.Void && e.lastPart > 0 && e.attempt != end.Done.Attempt {
+		l.end, l.hollow, l.state, l.over = &end, true, ended, time.Now()
+		l.account()
+		l.notify(true)
+		return true
 	}
 	l.retry = nil
 	if end.Void {

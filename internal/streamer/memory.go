@@ -95,7 +95,7 @@ func (l *log) account() {
 		return
 	}
 	held := l.parts + l.controls
-	if l.state == ended || l.mirror != nil {
+	if l.state == ended {
 		held += len(l.episode.text)
 	}
 	l.memory.held.Add(int64(held - l.held))

@@ -80,18 +80,25 @@ func (l *log) estrange(news bool) {
 	}
 }
 
-// reclaim is for a mirror whose run turns out to be this replica's. It reports
-// whether that ends the relay: what was copied stays until it is begun here.
-func (l *log) reclaim(m *mirror) bool {
+// reclaim is for a mirror whose run turns out to be this replica's, as v says. It
+// reports whether that ends the relay. What was copied of an attempt that is under
+// way stays until the next one is begun here, or this one is written off. A run that
+// waits may do so for long without a word from here, and others are to read it here.
+func (l *log) reclaim(m *mirror, v *View) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.mirror != m:
 		return true
-	case m.taken:
+	case m.taken && v.Status.Phase == phaseStreaming:
 		return false
 	}
+	taken := m.taken
 	l.promote()
+	if taken {
+		l.status, l.retry, l.title = &v.Status, v.Retry, v.Title
+		l.notify(true)
+	}
 	return true
 }
 

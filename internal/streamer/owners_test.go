@@ -101,8 +101,8 @@ func TestRelayFaults(t *testing.T) {
 		after  time.Duration
 	}{
 		"refused":     {fmt.Errorf("asking: %w", ErrRefused), "RelayRefused", http.StatusBadGateway, 0},
-		"unreachable": {errors.New("no route"), "OwnerUnreachable", http.StatusServiceUnavailable, ownerLimit},
-		"not there":   {ErrNotOwner, "OwnerUnreachable", http.StatusServiceUnavailable, ownerLimit},
+		"unreachable": {errors.New("no route"), "OwnerUnreachable", http.StatusServiceUnavailable, DefaultOwnerLimit},
+		"not there":   {ErrNotOwner, "OwnerUnreachable", http.StatusServiceUnavailable, DefaultOwnerLimit},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -55,11 +55,11 @@ type batch struct {
 // resume moves the reader to a cursor, if that is exactly in the log.
 func (r *reader) resume(text string) bool {
 	c, ok := parseCursor(text)
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
 	if !ok || c.epoch != r.log.epoch {
 		return false
 	}
-	r.log.mu.Lock()
-	defer r.log.mu.Unlock()
 	i, found := r.log.search(c.seq)
 	if !found || r.log.frames[i].attempt != c.attempt {
 		return false
@@ -78,9 +78,8 @@ func (r *reader) enter(reset bool, v *View) [][]byte {
 	// All parts in the log are of the current episode.
 	r.seq, r.quiet, r.generation = 0, l.told, l.generation
 	r.untitled = l.state == ended && l.title != ""
-	l.mu.Unlock()
-
 	at := cursor{l.epoch, status.Attempt, nowhere}
+	l.mu.Unlock()
 	var head [][]byte
 	if reset {
 		head = append(head, event(at, stream.EventReset, encode(stream.Reset{Attempt: status.Attempt})))

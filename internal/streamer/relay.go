@@ -22,9 +22,12 @@ const (
 	// and one that does not is waited for by every run that somebody reads.
 	minRedial = 100 * time.Millisecond
 	maxRedial = 5 * time.Second
-	// ownerLimit is how long no owner may be reached: longer than the Lease of one
-	// that went is waited for, and than the others take to take over.
-	ownerLimit = 90 * time.Second
+	// DefaultOwnerLimit is how long no owner may be reached: longer than the Lease of
+	// one that went is waited for by default, and than the others take to take over.
+	DefaultOwnerLimit = 90 * time.Second
+	// healthy is how long a connection has to last until the next try is made at once:
+	// one that is accepted and then dropped, again and again, is none.
+	healthy = 5 * time.Second
 	// silentBeats is how many heartbeats may be missing of an owner.
 	silentBeats = 3
 	// historyWait is how long a reader waits, before the first byte, for what the
@@ -119,6 +122,11 @@ func (h *Handler) settle(w http.ResponseWriter, r *http.Request, l *log, q query
 // run relays until the run ends, or is this replica's, or cannot be had.
 func (r *relay) run(ctx context.Context) {
 	for ctx.Err() == nil {
+		// What is told from here on is news.
+		select {
+		case <-r.mirror.look:
+		default:
+		}
 		owner, over := r.find(ctx)
 		if over {
 			return
@@ -131,10 +139,11 @@ func (r *relay) run(ctx context.Context) {
 				r.hub.abandon(r.log, r.mirror, faultRefused)
 				return
 			case errors.Is(err, errGarbage):
-				r.anew = true
+				// It will hardly mend itself in a moment, and each try costs it a history.
+				r.anew, r.wait = true, maxRedial
 			}
 		}
-		if time.Since(r.reached) >= ownerLimit {
+		if time.Since(r.reached) >= r.OwnerLimit {
 			r.hub.abandon(r.log, r.mirror, faultUnreachable)
 			return
 		}
@@ -164,7 +173,7 @@ func (r *relay) find(ctx context.Context) (owner string, over bool) {
 	}
 	// It is ours. What was copied stands until it is begun here.
 	r.reached, r.wait = time.Now(), maxRedial
-	return "", r.log.reclaim(r.mirror)
+	return "", r.log.reclaim(r.mirror, &v)
 }
 
 // rest waits before the next try, or until there is news of the owner.
@@ -214,19 +223,18 @@ func (r *relay) connect(ctx context.Context, owner string) error {
 // watch looks up the owner again when there is news, and now and then, and ends
 // the connection if it is no longer the one to ask. The result ends that.
 func (r *relay) watch(ctx context.Context, cancel context.CancelFunc, owner string) (stop func()) {
-	select {
-	case <-r.mirror.look: // it was looked up a moment ago
-	default:
-	}
 	run := r.log.run
-	var finished atomic.Bool
+	var finished atomic.Int64 // when that was first seen
 	return r.log.probe(r.mirror, func() time.Duration {
 		v, err := r.source.Find(ctx, run.Namespace, run.Name)
 		switch {
 		case errors.Is(err, ErrNotFound), err == nil && v.Run.UID != run.UID:
 			cancel()
 		case err == nil && v.Finished:
-			if finished.Swap(true) {
+			now := time.Now().UnixNano()
+			if first := finished.Load(); first == 0 {
+				finished.Store(now)
+			} else if now-first >= int64(doneWait) {
 				cancel()
 			}
 			return doneWait
@@ -261,8 +269,9 @@ type receiver struct {
 	// comes goes on after the log's own end.
 	history *log
 	last    uint64
-	// told says that the history is told, and what comes is new.
+	// told says that the history is told, at that time, and what comes is new.
 	told bool
+	at   time.Time
 	// finals are the frames that end the run, until `done` is there.
 	finals []*incoming
 }
@@ -270,8 +279,11 @@ type receiver struct {
 // take takes a frame or a comment.
 func (c *receiver) take(f *incoming) (err error) {
 	if c.told {
-		// This owner does more than to accept and to drop.
-		c.wait = minRedial
+		c.reached = time.Now()
+		if c.reached.Sub(c.at) >= healthy {
+			// This owner does more than to accept and to drop.
+			c.wait = minRedial
+		}
 	}
 	switch {
 	case f.comment == liveMark:
@@ -314,6 +326,7 @@ func (c *receiver) live() error {
 		return fmt.Errorf("%w: no history", errGarbage)
 	}
 	c.history, c.told, c.anew, c.reached = nil, true, false, time.Now()
+	c.at = c.reached
 	return nil
 }
 

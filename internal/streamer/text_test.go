@@ -87,6 +87,12 @@ func doneWith(phase, text string) End {
 
 // TestPlainFormats: a proper end is the whole text of a run that succeeded, and
 // nothing else is.
+// ofSecond is the end of a run by its second attempt.
+func ofSecond(end End) End {
+	end.Done.Attempt = 2
+	return end
+}
+
 func TestPlainFormats(t *testing.T) {
 	begin := func(h *Hub, n int32, parts ...string) {
 		h.Begin(hello, statusOf(hello, "Streaming", n))
@@ -121,27 +127,27 @@ func TestPlainFormats(t *testing.T) {
 			begin(h, 1)
 			retry(h, 1)
 			begin(h, 2, "b")
-			h.Finish(hello, doneWith("Succeeded", "b"))
+			h.Finish(hello, ofSecond(doneWith("Succeeded", "b")))
 		}, "b", "done", 200, "b", "done"},
 		{"a retry after text", func(h *Hub) {
 			begin(h, 1, "void")
 			retry(h, 1)
 			begin(h, 2, "b")
-			h.Finish(hello, doneWith("Succeeded", "b"))
+			h.Finish(hello, ofSecond(doneWith("Succeeded", "b")))
 		}, "void", "AttemptFailed", 200, "b", "done"},
 		{"a retry set and cleared between two looks", func(h *Hub) {
 			begin(h, 1, "void")
 			h.Retry(hello, statusOf(hello, "Retrying", 1), retryOf(1))
 			h.Begin(hello, statusOf(hello, "Streaming", 2))
 			h.Part(hello.UID, 2, text("longer than before"))
-			h.Finish(hello, doneWith("Succeeded", "longer than before"))
+			h.Finish(hello, ofSecond(doneWith("Succeeded", "longer than before")))
 		}, "void", "AttemptFailed", 200, "longer than before", "done"},
 		{"suspended after text", func(h *Hub) {
 			begin(h, 1, "void")
 			h.Tell(hello, statusOf(hello, "Suspended", 1))
 			synctest.Wait()
 			begin(h, 2, "b")
-			h.Finish(hello, doneWith("Succeeded", "b"))
+			h.Finish(hello, ofSecond(doneWith("Succeeded", "b")))
 		}, "void", "AttemptFailed", 200, "b", "done"},
 		{"failed without text", func(h *Hub) {
 			begin(h, 1)
