@@ -52,7 +52,7 @@ type relay struct {
 	log    *log
 	mirror *mirror
 	// wait is how long to wait before the next try, reached when an owner last told
-	// its whole history.
+	// its whole history, or was given up after that.
 	wait    time.Duration
 	reached time.Time
 	// anew says that the log's end is no place to go on from.
@@ -256,6 +256,9 @@ func (r *relay) receive(body io.Reader, silence *time.Timer) error {
 			err = c.take(f)
 		}
 		if err != nil {
+			if c.told {
+				r.reached = time.Now()
+			}
 			return err
 		}
 		r.hub.relieve()
@@ -279,8 +282,7 @@ type receiver struct {
 // take takes a frame or a comment.
 func (c *receiver) take(f *incoming) (err error) {
 	if c.told {
-		c.reached = time.Now()
-		if c.reached.Sub(c.at) >= healthy {
+		if time.Since(c.at) >= healthy {
 			// This owner does more than to accept and to drop.
 			c.wait = minRedial
 		}
