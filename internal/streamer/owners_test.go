@@ -134,7 +134,7 @@ func TestRelayFaults(t *testing.T) {
 					t.Errorf("%d heartbeats", beats)
 				}
 				dials := len(all.opened())
-				if limit := 3 + int(tc.after/maxRedial) + 7; dials > limit {
+				if limit := 3 + int(tc.after/maxRedial) + 12; dials > limit { // some are sooner, at first and where there is news
 					t.Errorf("%d dials", dials)
 				}
 				// One who comes now: refused at once, or told where the run stands.
