@@ -193,6 +193,20 @@ func (l *log) settled() <-chan struct{} {
 	return l.mirror.settled
 }
 
+// behind returns nil unless the log is a copy that lacks the frame of a cursor which
+// a reader has already, from the owner or a faster copy. The channel is closed when
+// there is more.
+func (l *log) behind(after string) <-chan struct{} {
+	c, ok := parseCursor(after)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !ok || !l.copied() || l.state != live || c.epoch != l.epoch || c.seq <= l.last {
+		return nil
+	}
+	l.mirror.nudge()
+	return waker(&l.wake)
+}
+
 // faulted is why the log could not be mirrored; nil if it can.
 func (l *log) faulted() *fault {
 	l.mu.Lock()

@@ -4,6 +4,7 @@
 package streamer
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -216,4 +217,46 @@ func TestTextsOfMirrorsCutNobody(t *testing.T) {
 	if l.episode.cut != 0 {
 		t.Error("a short log of our own was cut")
 	}
+}
+
+// TestAReaderAheadOfACopyWaits: who saw the retry at the owner comes to a replica whose
+// copy is a moment behind, and is not told anew what is void.
+func TestAReaderAheadOfACopyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := newReplicas("a", "b")
+		a, b := all.all["a"], all.all["b"]
+		all.owned("a", pendingView())
+		a.hub.Begin(hello, statusOf(hello, "Streaming", 1))
+		_, doneB := b.attend(t.Context(), helloPath, "")
+		all.set(func() { all.cut = 2000 })
+		for range 8 {
+			a.hub.Part(hello.UID, 1, text("void "))
+			rest(t.Context(), 100*time.Millisecond)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		w, done := a.attend(ctx, helloPath, "")
+		rest(t.Context(), 100*time.Millisecond)
+		// the way between a and b is cut: b is in its back-off
+		all.set(func() { all.down = errors.New("down") })
+		for range 40 {
+			a.hub.Part(hello.UID, 1, text("void "))
+			rest(t.Context(), 100*time.Millisecond)
+		}
+		a.hub.Retry(hello, statusOf(hello, "Retrying", 1), retryOf(1))
+		rest(t.Context(), time.Second)
+		cancel()
+		<-done
+		c := &client{t: t}
+		c.read(w.String())
+		last := c.events[len(c.events)-1].id
+		w2, done2 := b.attend(t.Context(), helloPath, last)
+		rest(t.Context(), time.Second)
+		all.set(func() { all.down = nil; all.cut = 0 })
+		rest(t.Context(), 10*time.Second)
+		c.read(w2.String())
+		a.hub.Close()
+		b.hub.Close()
+		<-done2
+		<-doneB
+	})
 }

@@ -95,22 +95,26 @@ func (h *Handler) startRelay(l *log) {
 // with a cursor can go on, and what cannot be had is refused in time. It reports
 // whether to go on.
 func (h *Handler) settle(w http.ResponseWriter, r *http.Request, l *log, q query) bool {
-	settled := l.settled()
 	over := time.NewTimer(historyWait)
 	defer over.Stop()
-	select {
-	case <-settled:
-	case <-over.C:
-		if !q.follow {
-			unavailable(w, "the replica that has this run could not be asked what there is: try again")
+	for wait := l.settled(); wait != nil; wait = l.behind(q.after) {
+		select {
+		case <-wait:
+			continue
+		case <-over.C:
+			if !q.follow || l.behind(q.after) != nil {
+				// To answer from an old copy would be to tell anew what is void by now.
+				unavailable(w, "the replica that has this run could not be asked what there is: try again")
+				return false
+			}
+		case <-h.hub.closing.Done():
+			unavailable(w, "the server is shutting down: try again")
 			return false
+		case <-r.Context().Done():
+			// To return would be to answer 200.
+			panic(http.ErrAbortHandler)
 		}
-	case <-h.hub.closing.Done():
-		unavailable(w, "the server is shutting down: try again")
-		return false
-	case <-r.Context().Done():
-		// To return would be to answer 200.
-		panic(http.ErrAbortHandler)
+		break
 	}
 	if f := l.faulted(); f != nil {
 		f.refuse(w)
