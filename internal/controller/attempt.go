@@ -42,7 +42,7 @@ func (r *ChatRunReconciler) observe(ctx context.Context, key types.NamespacedNam
 	if snapshot, ok := r.pool.Look(key.Namespace, key.Name); ok {
 		f.pool = &snapshot
 	}
-	f.stopping = !r.pool.Accepting()
+	f.stopping, f.closed = !r.pool.Accepting(), r.pool.Closed()
 	f.pass = r.pool.Pass()
 	run := &v1alpha1.ChatRun{}
 	err := reader.Get(ctx, key, run)

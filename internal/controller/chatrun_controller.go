@@ -113,7 +113,7 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	}
 	r.doubts.clear(req.NamespacedName)
 	result.RequeueAfter = after
-	if d.row == 15 && d.verb == ignore && f.wait.queued && after == f.wait.after {
+	if waits(d, f) && d.verb == ignore && f.wait.queued && after == f.wait.after {
 		result.Priority = new(patient)
 	}
 	return result, nil
@@ -170,6 +170,10 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, r
 		if d.row == 3 && f.otherOwnerLive && f.pool != nil {
 			// What became of our own attempt is nobody's concern any more.
 			r.pool.Settle(f.pool.UID)
+			if r.sharded {
+				// No event may follow, and what was read of it past the cache is not late.
+				r.pool.Forget(f.pool.UID)
+			}
 		}
 		if d.row != 11 && d.row != 15 {
 			return d.after, nil

@@ -28,6 +28,8 @@ type facts struct {
 	pass int
 	// stopping says that this process shuts down: the pool takes no attempts.
 	stopping bool
+	// closed says that it starts nothing at all: until then it makes what it counted.
+	closed bool
 	// owed says that we counted the attempt that status tells of by a write of
 	// unknown result, and did not make it. run was then read past the cache.
 	owed bool
@@ -212,7 +214,7 @@ func outcomes(f facts, now time.Time) (decision, bool) {
 		return judge(f.run, 9, outcome, takenBack(f.run, outcome.Cause), now), true
 	case outcome != nil:
 		return judge(f.run, 10, outcome, outcome.Failure, now), true
-	case f.owed && !f.stopping:
+	case f.owed && !f.closed:
 		return decision{row: 12, verb: start, attempt: attemptOf(f.run)}, true
 	case f.owed && !attemptsSpent(f.run):
 		return decision{row: 12, verb: handOver}, true

@@ -251,8 +251,9 @@ func TestDecide(t *testing.T) {
 
 		{"owed", facts{run: newRun(streaming(3)), owed: true}, 0, want{row: 12, verb: start, attempt: 3}},
 		{"owed, and cancelled since", facts{run: newRun(streaming(3), desired(v1alpha1.DesiredCancelled)), owed: true}, 0, want{row: 6, verb: cancel}},
-		{"owed at shutdown", facts{run: newRun(streaming(3)), owed: true, stopping: true}, 0, want{row: 12, verb: handOver}},
-		{"owed at shutdown, attempts spent", facts{run: newRun(streaming(3), maxAttempts(3)), owed: true, stopping: true}, 0,
+		{"owed while we drain", facts{run: newRun(streaming(3), maxAttempts(3)), owed: true, stopping: true}, 0, want{row: 12, verb: start, attempt: 3}},
+		{"owed at shutdown", facts{run: newRun(streaming(3)), owed: true, stopping: true, closed: true}, 0, want{row: 12, verb: handOver}},
+		{"owed at shutdown, attempts spent", facts{run: newRun(streaming(3), maxAttempts(3)), owed: true, stopping: true, closed: true}, 0,
 			want{row: 12, verb: fail, reason: "RetriesExhausted", class: chatretry.WorkerLost}},
 		{"somebody wrote over our status", facts{run: newRun(func(r *v1alpha1.ChatRun) { r.Status.Attempt = new(int32(1)) }), pool: pool(1, nil)}, 0, want{row: 11, verb: ignore}},
 

@@ -95,16 +95,17 @@ func (d *doubts) of(key types.NamespacedName) (owed, bool) {
 	return e.owed, e.conflicts >= liveAfterConflicts || e.owed != owed{}
 }
 
-// owes says whether any attempt is owed.
-func (d *doubts) owes() bool {
+// owing returns the runs of which an attempt is owed.
+func (d *doubts) owing() []types.NamespacedName {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, e := range d.byName {
+	var keys []types.NamespacedName
+	for key, e := range d.byName {
 		if e.owed != (owed{}) {
-			return true
+			keys = append(keys, key)
 		}
 	}
-	return false
+	return keys
 }
 
 // clear ends all doubts about a run.

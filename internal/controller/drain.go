@@ -44,8 +44,19 @@ func (d *Drain) Start(ctx context.Context) error {
 	<-ctx.Done()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOverTimeout)
 	defer cancel()
+	err := d.handOver(ctx)
+	// What is not handed over is taken for lost when our Lease lapses, and not before:
+	// an attempt of ours may be under way still.
+	d.members.Leave(ctx, err == nil)
+	return err
+}
+
+func (d *Drain) handOver(ctx context.Context) error {
 	if err := d.pool.Shutdown(ctx); err != nil {
 		return fmt.Errorf("ending the attempts: %w", err)
+	}
+	for _, key := range d.doubts.owing() {
+		d.runs.add(key)
 	}
 	for _, run := range d.pool.Runs() {
 		// One whose last write failed sleeps in the queue's back-off otherwise.
@@ -54,7 +65,6 @@ func (d *Drain) Start(ctx context.Context) error {
 	if err := d.until(ctx, func() bool { return !d.unsettled() || !d.members.Held() }); err != nil {
 		return fmt.Errorf("handing over: %w", err)
 	}
-	d.members.Leave(ctx)
 	return nil
 }
 
@@ -77,7 +87,7 @@ func (d *Drain) until(ctx context.Context, through func() bool) error {
 
 // unsettled says whether something of ours is under way, or not written down.
 func (d *Drain) unsettled() bool {
-	if d.starts.Load() > 0 || d.doubts.owes() {
+	if d.starts.Load() > 0 || len(d.doubts.owing()) > 0 {
 		return true
 	}
 	for _, run := range d.pool.Runs() {

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/members"
 )
 
 // during calls happen within each write of a status, before it stands.
@@ -46,8 +47,8 @@ func TestAFenceWhileTheCountIsWritten(t *testing.T) {
 			t.Fatalf("look %d: %+v", i, run.Status)
 		}
 	}
-	if run := b.run(t); run.Status.LastErrorReason != "WorkerLost" || b.r.doubts.owes() {
-		t.Errorf("%s, and owed: %v", run.Status.LastErrorReason, b.r.doubts.owes())
+	if run := b.run(t); run.Status.LastErrorReason != "WorkerLost" || len(b.r.doubts.owing()) > 0 {
+		t.Errorf("%s, and owed: %v", run.Status.LastErrorReason, len(b.r.doubts.owing()) > 0)
 	}
 	b.clock.SetTime(t0.Add(time.Minute))
 	if _, err := b.reconcile(t); err != nil {
@@ -59,10 +60,10 @@ func TestAFenceWhileTheCountIsWritten(t *testing.T) {
 	}
 }
 
-// TestADrainWhileTheCountIsWritten: the attempt is handed over, and the drain is not
-// through before it is.
+// TestADrainWhileTheCountIsWritten: the attempt is counted, so it is made, also if it
+// is the last one, and the drain is not through before it ended.
 func TestADrainWhileTheCountIsWritten(t *testing.T) {
-	b := newBench(t, newRun(untitled), ready())
+	b := newBench(t, newRun(untitled, maxAttempts(1)), ready())
 	d := &Drain{ChatRunReconciler: b.r, runs: newQueue()}
 	seen := false
 	b.during(func() {
@@ -72,8 +73,27 @@ func TestADrainWhileTheCountIsWritten(t *testing.T) {
 	if _, err := b.reconcile(t); err != nil {
 		t.Fatal(err)
 	}
-	if !seen || !d.unsettled() {
-		t.Errorf("seen while it was counted: %v, and after: %v", seen, d.unsettled())
+	s, _ := b.r.pool.Look("ns", "hello")
+	if !seen || !d.unsettled() || !s.Running {
+		t.Errorf("seen while it was counted: %v, and after: %v; %+v", seen, d.unsettled(), s)
+	}
+}
+
+// TestAShutdownWhileTheCountIsWritten: the attempt is handed over, and all is through
+// only then.
+func TestAShutdownWhileTheCountIsWritten(t *testing.T) {
+	b := newBench(t, newRun(untitled), ready())
+	d := &Drain{ChatRunReconciler: b.r, runs: newQueue()}
+	b.during(func() {
+		if err := b.r.pool.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	if !d.unsettled() {
+		t.Error("through with an attempt that is counted and not made")
 	}
 	if _, err := b.reconcile(t); err != nil {
 		t.Fatal(err)
@@ -81,6 +101,25 @@ func TestADrainWhileTheCountIsWritten(t *testing.T) {
 	run := b.run(t)
 	if run.Status.Worker != "" || run.Status.Phase != v1alpha1.PhasePending || attemptOf(run) != 1 || d.unsettled() {
 		t.Errorf("%+v, and not through: %v", run.Status, d.unsettled())
+	}
+}
+
+// TestAMisplacedRunIsHandedOver: through the whole look, its place included.
+func TestAMisplacedRunIsHandedOver(t *testing.T) {
+	p := ready()
+	p.UID, p.Spec.Limits = "provider", &v1alpha1.ProviderLimits{MaxConcurrentStreams: new(int32(1))}
+	b := newBench(t, newRun(untitled, waiting(1, time.Second)), p)
+	others := map[string]members.State{"me": members.Live}
+	for n := range 50 {
+		others[string(rune('A'+n))] = members.Live
+	}
+	b.r.members = members.Fixed("me", others)
+	b.clock.SetTime(t0.Add(time.Minute))
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	if run := b.run(t); run.Status.Worker != "" || run.Status.Phase != v1alpha1.PhasePending || attemptOf(run) != 1 {
+		t.Errorf("%+v", run.Status)
 	}
 }
 

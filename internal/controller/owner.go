@@ -56,6 +56,8 @@ type position struct {
 	// is none. limited says that it holds all places of the run's provider.
 	holder  string
 	limited bool
+	// until is for how long the run waits yet, as its status promises.
+	until time.Duration
 	// rank is our place in the order of replicas for the run, from 0; below 0 if we
 	// have none.
 	rank int
@@ -85,6 +87,9 @@ func (p position) ownership(lies func() time.Duration) ownership {
 	if p.finished || p.limited || p.told || p.rank < 0 {
 		return ownership{othersTurn: true}
 	}
+	if p.until > 0 {
+		return ownership{othersTurn: true, turnAfter: p.until + time.Duration(p.rank)*claimGrace}
+	}
 	if after := time.Duration(p.rank)*claimGrace - lies(); after > 0 {
 		return ownership{othersTurn: true, turnAfter: after}
 	}
@@ -97,6 +102,9 @@ func (r *ChatRunReconciler) ownership(ctx context.Context, run *v1alpha1.ChatRun
 		me: r.worker, held: r.members.Held(), stopping: stopping,
 		owner: run.Status.Worker, state: r.members.State(run.Status.Worker),
 		streaming: isStreaming(run), finished: isFinished(run), told: tellsWhy(run), rank: -1,
+	}
+	if at := run.Status.RetryingAt; at != nil {
+		p.until = at.Sub(r.clock.Now())
 	}
 	p.holder, p.limited = holder(ctx, r.client, r.members, run)
 	if p.holder != p.me {
@@ -141,12 +149,21 @@ func (r *ChatRunReconciler) makeSure(ctx context.Context, run *v1alpha1.ChatRun,
 // that one holds all places of its provider.
 func holder(ctx context.Context, c client.Reader, m *members.Members, run *v1alpha1.ChatRun) (name string, limited bool) {
 	if !isFinished(run) {
-		p := &v1alpha1.ChatProvider{}
-		if err := c.Get(ctx, providerKey(run), p); err == nil && limitOf(p) > 0 {
-			return m.HolderOf(string(p.UID)), true
+		if name, limited := placesOf(ctx, c, m, run); limited {
+			return name, true
 		}
 	}
 	return m.OwnerOf(string(run.UID)), false
+}
+
+// placesOf returns the replica that holds all places of a run's provider, and whether
+// that has a limit.
+func placesOf(ctx context.Context, c client.Reader, m *members.Members, run *v1alpha1.ChatRun) (name string, limited bool) {
+	p := &v1alpha1.ChatProvider{}
+	if err := c.Get(ctx, providerKey(run), p); err != nil || limitOf(p) == 0 {
+		return "", false
+	}
+	return m.HolderOf(string(p.UID)), true
 }
 
 // toRead returns the replica at which the stream of a run that is not finished is

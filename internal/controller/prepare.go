@@ -165,9 +165,9 @@ func resultOf(o *streamer.Outcome, pause time.Duration, now time.Time) places.Re
 func (r *ChatRunReconciler) leave(f facts, d decision, err error) {
 	place := placeOf(f.key.Namespace, f.key.Name)
 	switch {
-	case d.row == 15 && f.wait.queued, d.verb == start && r.mayStart(f, err):
+	case waits(d, f) && f.wait.queued, d.verb == start && r.mayStart(f, err):
 		return
-	case d.row == 15 && f.wait.turn:
+	case waits(d, f) && f.wait.turn:
 		r.places.Yield(place)
 		return
 	}
@@ -176,6 +176,9 @@ func (r *ChatRunReconciler) leave(f facts, d decision, err error) {
 	}
 	r.places.Leave(place)
 }
+
+// waits says whether a run was found to wait for something that it lacks.
+func waits(d decision, f facts) bool { return d.row == 15 && f.wait != nil }
 
 // mayStart says whether an attempt that was not made will be in a moment: its
 // count may stand, or what was read was too old. After any other error, such as

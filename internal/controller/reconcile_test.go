@@ -93,6 +93,7 @@ func newBench(t *testing.T, objects ...client.Object) *bench {
 	b.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
 		WithStatusSubresource(&v1alpha1.ChatRun{}, &v1alpha1.ChatProvider{}).
 		WithIndex(&v1alpha1.ChatRun{}, byParent, indexByParent).
+		WithIndex(&v1alpha1.ChatRun{}, byProvider, indexByProvider).
 		WithInterceptorFuncs(interceptor.Funcs{SubResourcePatch: b.patch, Create: b.create, Delete: b.delete}).Build()
 	b.begin(t)
 	return b

@@ -63,7 +63,8 @@ func (r *ChatRunReconciler) relatives() handler.EventHandler {
 			if r.abroad.gone(run) {
 				r.wakeWaiting(ctx, run, q)
 			}
-			if awaitsParent(run) {
+			// A share that does not hold it any more tells of it as it is by now.
+			if run.Spec.ContinueFrom != nil {
 				wakeParent(run, q)
 			}
 		},
@@ -81,8 +82,11 @@ func (r *ChatRunReconciler) wakeChildren(ctx context.Context, run client.Object,
 	}
 }
 
-// wakeWaiting wakes the runs that wait for the provider of one.
+// wakeWaiting wakes the runs that wait for the provider of one, if we hold its places.
 func (r *ChatRunReconciler) wakeWaiting(ctx context.Context, run *v1alpha1.ChatRun, q requests) {
+	if name, limited := placesOf(ctx, r.client, r.members, run); !limited || name != r.worker {
+		return
+	}
 	for _, waiting := range r.waitingAt(ctx, providerKey(run)) {
 		q.Add(waiting)
 	}

@@ -119,15 +119,17 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 func share(mgr ctrl.Manager, o Options, r *ChatRunReconciler, runs, providers *queue) (*Drain, error) {
 	hands := &reassign{ChatRunReconciler: r, runs: runs, providers: providers, changed: make(chan struct{}, 1)}
 	drain := &Drain{ChatRunReconciler: r, runs: runs}
-	changed, err := hands.signal, errors.Join(mgr.Add(drain), mgr.Add(hands))
+	changed, moved, err := hands.signal, func() {}, errors.Join(mgr.Add(drain), mgr.Add(hands))
 	if o.Sharing != nil {
 		changed = func() {
 			hands.signal()
+			o.Sharing.shares.Rekeep()
 			o.Sharing.signal()
 		}
+		moved = o.Sharing.signal
 		err = errors.Join(err, mgr.Add(o.Sharing))
 	}
-	o.Members.Observe(r.pool.Fence, changed)
+	o.Members.Observe(r.pool.Fence, changed, moved)
 	return drain, errors.Join(err, mgr.Add(o.Members))
 }
 

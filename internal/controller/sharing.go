@@ -92,7 +92,7 @@ func (s *Sharing) handler() handler.EventHandler {
 	}
 }
 
-// signal says that the members changed.
+// signal says that the members, or what they watch, changed.
 func (s *Sharing) signal() {
 	select {
 	case s.changed <- struct{}{}:
@@ -109,7 +109,6 @@ func (s *Sharing) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.changed:
-			s.shares.Rekeep()
 		case <-ticker.C:
 		}
 		s.move(ctx)

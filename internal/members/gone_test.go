@@ -39,7 +39,7 @@ func leaseOf(name string) *coordinationv1.Lease {
 	seconds := int32(testDuration / time.Second)
 	holder := name + "_process"
 	return &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: name},
+		ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: name, Labels: map[string]string{labelReplica: "true"}},
 		Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: &holder, LeaseDurationSeconds: &seconds, RenewTime: &metav1.MicroTime{Time: time.Now()},
 		},
@@ -101,5 +101,78 @@ func TestNobodyIsCalledSo(t *testing.T) {
 	askGone(t, m, "No/Lease", true)
 	if gone, err := Alone("us").Gone(t.Context(), "other"); err != nil || !gone {
 		t.Errorf("alone: %v, %v", gone, err)
+	}
+}
+
+// TestGoneTakesNoLeaseOfOthers: one that is for something else is no replica's.
+func TestGoneTakesNoLeaseOfOthers(t *testing.T) {
+	lease := leaseOf("other")
+	lease.Labels = nil
+	m, client := lonely(t, lease)
+	askGone(t, m, "other", true)
+	if got := m.State("other"); got != Gone {
+		t.Errorf("state %d", got)
+	}
+	if list, err := client.CoordinationV1().Leases(testNamespace).List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 1 {
+		t.Errorf("%d Leases, %v", len(list.Items), err)
+	}
+}
+
+// TestWhoLeftInOrderIsGone: also once its Lease is deleted, and for as long as runs of
+// its may be found. Nothing is put in its place.
+func TestWhoLeftInOrderIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, client := lonely(t)
+		lease := leaseOf("other")
+		m.saw(lease)
+		lease = lease.DeepCopy()
+		lease.Spec.HolderIdentity = nil
+		m.saw(lease)
+		m.missed(lease)
+		askGone(t, m, "other", true)
+		if list, err := client.CoordinationV1().Leases(testNamespace).List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 0 {
+			t.Errorf("%d Leases, %v", len(list.Items), err)
+		}
+		m.forget(t.Context(), "other")
+		if len(m.seen) != 0 {
+			t.Errorf("%v is remembered", m.seen)
+		}
+	})
+}
+
+// TestAFenceWithinARenewalIsTold: whoever looked while we were not held, and nobody
+// fenced us, looks again.
+func TestAFenceWithinARenewalIsTold(t *testing.T) {
+	m, _ := lonely(t)
+	fences, told := 0, 0
+	m.Observe(func() { fences++ }, func() { told++ }, func() {})
+	m.mu.Lock()
+	m.synced = true
+	m.mu.Unlock()
+	m.renewed(time.Now())
+	t.Cleanup(func() { m.fence.Stop() })
+	if !m.Held() || told != 1 || fences != 0 {
+		t.Fatalf("held %v, told %d times, fenced %d times", m.Held(), told, fences)
+	}
+	m.mu.Lock()
+	m.until = m.until.Add(-time.Hour) // a machine that slept
+	m.mu.Unlock()
+	if m.Held() {
+		t.Fatal("held in its sleep")
+	}
+	m.renewed(time.Now())
+	if !m.Held() || fences != 1 || told != 2 {
+		t.Errorf("held %v, told %d times, fenced %d times", m.Held(), told, fences)
+	}
+}
+
+// TestARequestThatHangsLeavesTimeForAnother: and does not fence us.
+func TestARequestThatHangsLeavesTimeForAnother(t *testing.T) {
+	m, _ := lonely(t)
+	ctx, cancel := m.request(t.Context())
+	defer cancel()
+	ends, ok := ctx.Deadline()
+	if left := time.Until(ends); !ok || 2*left > renewWithin(testDuration) {
+		t.Errorf("a request may take %v of %v", left, renewWithin(testDuration))
 	}
 }

@@ -17,6 +17,7 @@ import (
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/util/retry"
 )
 
 // hold keeps our Lease until ctx ends, and then gives it back. client-go's elector
@@ -52,7 +53,8 @@ func (m *Members) renewed(start time.Time) {
 	m.mu.Lock()
 	// We may have been stopped, and others have taken over meanwhile: what was begun
 	// before has to end before we count as held again.
-	if m.over(time.Now()) {
+	late := m.over(time.Now())
+	if late {
 		m.fenceLocked()
 	}
 	select {
@@ -67,6 +69,10 @@ func (m *Members) renewed(start time.Time) {
 	}
 	m.mu.Unlock()
 	m.refresh()
+	if late && m.changed != nil {
+		// Whoever looked meanwhile was told that we are not held, and of no end to it.
+		m.changed()
+	}
 }
 
 // lapse fences us if nothing renewed our Lease in time.
@@ -109,19 +115,34 @@ func (m *Members) failed(err error) {
 
 // giveBack lets others take over at once.
 func (m *Members) giveBack(ctx context.Context) {
+	m.mu.Lock()
+	leaves := m.leaves
+	m.mu.Unlock()
+	if leaves {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, renewWithin(m.o.Duration))
 	defer cancel()
 	own := m.o.Client.CoordinationV1().Leases(m.o.Namespace)
-	lease, err := own.Get(ctx, m.o.Name, metav1.GetOptions{})
-	if err != nil || lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity != m.identity {
-		return // it is not ours to give
-	}
-	// A Lease that is deleted while it is held may be so by mistake, so others wait
-	// for it to lapse. Hence first the one, then the other.
-	lease.Spec.HolderIdentity = nil
-	if lease, err = own.Update(ctx, lease, metav1.UpdateOptions{}); err == nil {
-		err = own.Delete(ctx, m.o.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &lease.UID, ResourceVersion: &lease.ResourceVersion}})
-	}
+	// A renewal that was under way may have stood meanwhile.
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		lease, err := own.Get(ctx, m.o.Name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case err != nil:
+			return err
+		case lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity != m.identity:
+			return nil // it is not ours to give
+		}
+		// A Lease that is deleted while it is held may be so by mistake, so others wait
+		// for it to lapse. Hence first the one, then the other.
+		lease.Spec.HolderIdentity = nil
+		if lease, err = own.Update(ctx, lease, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+		return own.Delete(ctx, m.o.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &lease.UID, ResourceVersion: &lease.ResourceVersion}})
+	})
 	if err != nil {
 		m.o.Log.Info("our Lease could not be given back, and lapses by itself", "lease", m.o.Name, "cause", err.Error())
 	}
@@ -156,8 +177,17 @@ type ownLease struct {
 	m *Members
 }
 
+// request bounds one request: what hangs must leave time for another try. Whatever
+// time passed unseen, as in a machine that slept, shows here first.
+func (m *Members) request(ctx context.Context) (context.Context, context.CancelFunc) {
+	m.lapse()
+	return context.WithTimeout(ctx, m.o.Duration/3)
+}
+
 // Get implements coordinationclient.LeaseInterface.
 func (l *ownLease) Get(ctx context.Context, name string, o metav1.GetOptions) (*coordinationv1.Lease, error) {
+	ctx, cancel := l.m.request(ctx)
+	defer cancel()
 	lease, err := l.LeaseInterface.Get(ctx, name, o)
 	switch {
 	case err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil:
@@ -170,16 +200,21 @@ func (l *ownLease) Get(ctx context.Context, name string, o metav1.GetOptions) (*
 
 // Create implements coordinationclient.LeaseInterface.
 func (l *ownLease) Create(ctx context.Context, lease *coordinationv1.Lease, o metav1.CreateOptions) (*coordinationv1.Lease, error) {
+	ctx, cancel := l.m.request(ctx)
+	defer cancel()
 	return l.write(lease, func() (*coordinationv1.Lease, error) { return l.LeaseInterface.Create(ctx, lease, o) })
 }
 
 // Update implements coordinationclient.LeaseInterface.
 func (l *ownLease) Update(ctx context.Context, lease *coordinationv1.Lease, o metav1.UpdateOptions) (*coordinationv1.Lease, error) {
+	ctx, cancel := l.m.request(ctx)
+	defer cancel()
 	return l.write(lease, func() (*coordinationv1.Lease, error) { return l.LeaseInterface.Update(ctx, lease, o) })
 }
 
 func (l *ownLease) write(lease *coordinationv1.Lease, write func() (*coordinationv1.Lease, error)) (*coordinationv1.Lease, error) {
 	start := time.Now()
+	lease.Spec.RenewTime = &metav1.MicroTime{Time: l.m.o.Clock.Now()}
 	l.m.describe(lease)
 	written, err := write()
 	if err != nil {

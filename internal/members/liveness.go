@@ -132,6 +132,9 @@ func (s sighting) same(other sighting) bool {
 	return s.holder == other.holder && s.transitions == other.transitions && s.renewed.Equal(other.renewed)
 }
 
+// givenBack says that its holder gave it up.
+func (s sighting) givenBack() bool { return s.holder == "" && !s.since.IsZero() }
+
 // due is when a read may find that the Lease lapsed.
 func (s sighting) due() time.Time { return s.since.Add(s.duration) }
 

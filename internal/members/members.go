@@ -14,6 +14,7 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/clock"
 )
 
 const (
@@ -54,7 +55,10 @@ type Options struct {
 	// Duration is how long others wait for a renewal, in whole seconds, from
 	// MinDuration to MaxDuration.
 	Duration time.Duration
-	Log      logr.Logger
+	// Clock is what the Lease says that it was renewed at, for people: nobody goes by it.
+	// It is the real one if nil.
+	Clock clock.PassiveClock
+	Log   logr.Logger
 }
 
 // Members are the replicas of the manager, as this one knows them. Its methods may
@@ -64,8 +68,8 @@ type Members struct {
 	identity string
 	alone    bool
 
-	// end and changed are Observe's.
-	end, changed func()
+	// end, changed and moved are Observe's.
+	end, changed, moved func()
 
 	nudge chan struct{}
 	// left is closed by Leave, and done by Start when it returns.
@@ -77,6 +81,8 @@ type Members struct {
 	started bool
 	// seen are the others, by name.
 	seen map[string]sighting
+	// leaves says that we leave with our Lease held.
+	leaves bool
 	// synced says that all that lived at our start are among them.
 	synced bool
 	tenure
@@ -98,6 +104,9 @@ func New(o Options) (*Members, error) {
 	m := &Members{
 		o: o, nudge: make(chan struct{}, 1), left: make(chan struct{}), done: make(chan struct{}),
 		seen: map[string]sighting{}, current: newView(nil, nil), tenure: tenure{fenced: true},
+	}
+	if m.o.Clock == nil {
+		m.o.Clock = clock.RealClock{}
 	}
 	if o.Sharded {
 		m.watches = new(Buckets)
@@ -121,9 +130,12 @@ func Fixed(me string, states map[string]State) *Members {
 
 // Observe is to be called once, before Start. fence ends all that we do to runs: it
 // is called before others may take them over, may be called again, and must not
-// block. changed is called after anything that the methods tell has changed; it must
-// not block, and may be called by several goroutines.
-func (m *Members) Observe(fence, changed func()) { m.end, m.changed = fence, changed }
+// block. changed is called after somebody came, went or drains, this replica included,
+// and moved after another one watches other buckets; they must not block, and may be
+// called by several goroutines.
+func (m *Members) Observe(fence, changed, moved func()) {
+	m.end, m.changed, m.moved = fence, changed, moved
+}
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable: there is no leader.
 func (*Members) NeedLeaderElection() bool { return false }
@@ -228,10 +240,11 @@ func (m *Members) Start(ctx context.Context) error {
 func (m *Members) Drain(ctx context.Context) error {
 	m.mu.Lock()
 	m.draining = true
+	held := m.alone || m.heldLocked()
 	m.mu.Unlock()
 	m.refresh()
-	if m.alone {
-		return nil
+	if m.alone || !held {
+		return nil // a Lease that we do not hold may be another process's
 	}
 	return m.annotate(ctx, map[string]string{annotationDraining: "true"})
 }
@@ -247,15 +260,16 @@ func (m *Members) Watching(ctx context.Context, b Buckets) error {
 	return m.annotate(ctx, map[string]string{annotationWatches: b.String()})
 }
 
-// Leave gives our Lease back, once all that we did has ended. From then on we are
-// not held. It may be called again, and without Start.
-func (m *Members) Leave(ctx context.Context) {
+// Leave ends the members: from then on we are not held. Once all that we did has ended,
+// our Lease is given back; else it lapses by itself. It may be called again, and
+// without Start.
+func (m *Members) Leave(ctx context.Context, ended bool) {
 	if m.alone {
 		return
 	}
 	m.leave.Do(func() {
 		m.mu.Lock()
-		m.until = time.Time{}
+		m.until, m.leaves = time.Time{}, !ended
 		m.mu.Unlock()
 		close(m.left)
 	})
@@ -287,12 +301,15 @@ func (m *Members) refresh() {
 	default:
 		states[m.o.Name] = Live
 	}
-	changed := !maps.Equal(states, m.current.states) || !maps.Equal(watches, m.current.watches)
-	if changed {
+	changed, moved := !maps.Equal(states, m.current.states), !maps.Equal(watches, m.current.watches)
+	if changed || moved {
 		m.current = newView(states, watches)
 	}
 	m.mu.Unlock()
 	if changed && m.changed != nil {
 		m.changed()
+	}
+	if moved && m.moved != nil {
+		m.moved()
 	}
 }

@@ -5,6 +5,7 @@ package members
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -89,9 +90,9 @@ func (m *Members) missed(object any) {
 		return
 	}
 	m.mu.Lock()
-	if m.seen[lease.Name].state() == Gone {
+	if s := m.seen[lease.Name]; s.state() == Gone && !s.givenBack() {
 		delete(m.seen, lease.Name)
-	}
+	} // else it is remembered for a while what became of it
 	m.mu.Unlock()
 	m.refresh()
 	m.wake()
@@ -128,7 +129,7 @@ func (m *Members) judgeDue(ctx context.Context) time.Duration {
 	for name, s := range m.seen {
 		switch at := s.due(); {
 		case s.state() == Gone:
-			if s.lapsed && now.Sub(s.since) > forgottenAfter {
+			if now.Sub(s.since) > forgottenAfter {
 				forgotten = append(forgotten, name)
 			}
 		case !now.Before(at):
@@ -158,16 +159,23 @@ func (m *Members) confirm(ctx context.Context, name string, before sighting) boo
 	ctx, cancel := context.WithTimeout(ctx, renewEvery(m.o.Duration))
 	defer cancel()
 	lease, err := m.find(ctx, name, before)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if errors.Is(err, errNone) {
+		delete(m.seen, name)
+		return true
+	}
 	if err != nil {
 		return false
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.seen[name].same(before) {
 		m.seen[name] = before.read(lease, time.Now())
 	} // else the watch told more meanwhile
 	return true
 }
+
+// errNone says that there is no such replica, and that nobody took its Lease away.
+var errNone = errors.New("there is no such replica")
 
 // find reads a Lease. One that is not there may have been deleted by mistake, and
 // its replica act until it would have lapsed, or make it again, and again lose it.
@@ -175,8 +183,13 @@ func (m *Members) confirm(ctx context.Context, name string, before sighting) boo
 func (m *Members) find(ctx context.Context, name string, before sighting) (*coordinationv1.Lease, error) {
 	all := m.o.Client.CoordinationV1().Leases(m.o.Namespace)
 	lease, err := all.Get(ctx, name, metav1.GetOptions{})
-	if !apierrors.IsNotFound(err) {
+	switch {
+	case err == nil && lease.Labels[labelReplica] == "":
+		return nil, errNone // it is for something else
+	case !apierrors.IsNotFound(err):
 		return lease, err
+	case before.givenBack():
+		return nil, errNone
 	}
 	lease, err = all.Create(ctx, m.substitute(name, before), metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
@@ -219,6 +232,9 @@ func (m *Members) Gone(ctx context.Context, name string) (bool, error) {
 	before := m.seen[name]
 	m.mu.Unlock()
 	lease, err := m.find(ctx, name, before)
+	if errors.Is(err, errNone) {
+		return true, nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("reading the Lease of %s: %w", name, err)
 	}
@@ -240,6 +256,14 @@ func (m *Members) forget(ctx context.Context, name string) {
 	defer cancel()
 	all := m.o.Client.CoordinationV1().Leases(m.o.Namespace)
 	lease, err := all.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.seen[name].state() == Gone {
+			delete(m.seen, name)
+		}
+		return
+	}
 	if err != nil {
 		return
 	}

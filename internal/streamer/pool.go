@@ -13,7 +13,7 @@ import (
 
 // Why Pool.Start refuses an attempt.
 var (
-	// ErrNotAccepting: Refuse or Shutdown was called.
+	// ErrNotAccepting: Shutdown was called.
 	ErrNotAccepting = errors.New("the pool is shutting down")
 	// ErrNameHeld: an entry of another UID holds the name; Drop it first.
 	ErrNameHeld = errors.New("another run holds this name")
@@ -37,11 +37,12 @@ type Pool struct {
 	cancel context.CancelCauseFunc
 	work   sync.WaitGroup
 
-	mu      sync.Mutex
-	closed  bool
-	fences  int
-	entries map[string]*entry // by UID
-	uids    map[name]string
+	mu sync.Mutex
+	// refusing says that nothing new is to be counted, closed that nothing starts.
+	refusing, closed bool
+	fences           int
+	entries          map[string]*entry // by UID
+	uids             map[name]string
 }
 
 // entry is what the pool knows of one run. It holds nothing of an attempt but
@@ -112,7 +113,14 @@ func (p *Pool) Look(namespace, runName string) (Snapshot, bool) {
 func (p *Pool) Accepting() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.closed
+	return !p.refusing
+}
+
+// Closed is true once Shutdown was called: nothing starts any more.
+func (p *Pool) Closed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
 }
 
 // Pass returns what an attempt needs to be started: it is void after Fence.
@@ -122,11 +130,12 @@ func (p *Pool) Pass() int {
 	return p.fences
 }
 
-// Refuse stops accepting attempts, and lets those that are under way go on.
+// Refuse stops accepting attempts, and lets go on those that are under way or are
+// counted already.
 func (p *Pool) Refuse() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closed = true
+	p.refusing = true
 }
 
 // Fence cancels all attempts with ErrOwnershipLost, and all requests for titles.
@@ -289,7 +298,7 @@ func (p *Pool) remove(e *entry) {
 // stay, to be looked at. It may be called again.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	p.mu.Lock()
-	p.closed = true
+	p.refusing, p.closed = true, true
 	p.mu.Unlock()
 	p.cancel(ErrShutdown)
 

@@ -19,6 +19,7 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -49,7 +50,7 @@ func StartManager(ctx context.Context, cfg *rest.Config, change ...func(*control
 // StartSharded runs it as one of several, with its Lease in a namespace, and a share
 // of the runs in its cache.
 func StartSharded(ctx context.Context, cfg *rest.Config, namespace, name string, change ...func(*controller.Options)) (*Manager, error) {
-	m := replica(cfg, namespace, name, true)
+	m := replica(cfg, namespace, name, true, nil)
 	sharing := controller.NewSharing(m, ctrl.Log.WithName(name))
 	return startManager(ctx, cfg, sharing, append(change, func(o *controller.Options) { o.Members, o.Sharing = m, sharing })...)
 }
@@ -101,18 +102,31 @@ func startManager(ctx context.Context, cfg *rest.Config, sharing *controller.Sha
 }
 
 // Shares makes a manager in this process one of several, with its Lease in a
-// namespace.
-func Shares(cfg *rest.Config, namespace, name string) func(*controller.Options) {
-	return func(o *controller.Options) { o.Members = replica(cfg, namespace, name, false) }
+// namespace. All of its clocks are ahead of the real one by so much, but for the one
+// that nobody can set.
+func Shares(cfg *rest.Config, namespace, name string, ahead time.Duration) func(*controller.Options) {
+	return func(o *controller.Options) {
+		o.Clock = skewed(ahead)
+		o.Members = replica(cfg, namespace, name, false, o.Clock)
+	}
 }
 
-func replica(cfg *rest.Config, namespace, name string, sharded bool) *members.Members {
+// skewed is the real clock, ahead by so much.
+type skewed time.Duration
+
+// Now implements clock.PassiveClock.
+func (s skewed) Now() time.Time { return time.Now().Add(time.Duration(s)) }
+
+// Since implements clock.PassiveClock.
+func (s skewed) Since(t time.Time) time.Duration { return s.Now().Sub(t) }
+
+func replica(cfg *rest.Config, namespace, name string, sharded bool, now clock.PassiveClock) *members.Members {
 	client, err := kubernetes.NewForConfig(rest.CopyConfig(cfg))
 	if err != nil {
 		panic(err)
 	}
 	m, err := members.New(members.Options{
-		Client: client, Namespace: namespace, Name: name, Duration: ShortLease, Sharded: sharded, Log: ctrl.Log.WithName(name),
+		Client: client, Namespace: namespace, Name: name, Duration: ShortLease, Sharded: sharded, Clock: now, Log: ctrl.Log.WithName(name),
 	})
 	if err != nil {
 		panic(err)
