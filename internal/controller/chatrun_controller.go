@@ -58,8 +58,9 @@ type ChatRunReconciler struct {
 	// worker is our name, as it stands in status.worker.
 	worker  string
 	members *members.Members
-	// sharded says that the cache holds a share of the runs.
+	// sharded says that the cache holds a share of the runs, which sharing keeps.
 	sharded bool
+	sharing *Sharing
 
 	// starts counts the attempts that are between their count and their call.
 	starts      atomic.Int32

@@ -87,6 +87,9 @@ func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvide
 		Provider: string(p.UID), Model: modelOf(run, p), Created: run.CreationTimestamp.Time,
 	}
 	if claim.Limit = limitOf(p); claim.Limit > 0 {
+		if r.sharing != nil && !owed && !r.sharing.knows() {
+			return &waitReason{after: sharingLook, turn: true}
+		}
 		claim.Elsewhere = r.abroad.at(run.Namespace, p.Name)
 	}
 	if owed {
@@ -130,6 +133,10 @@ const (
 	// stand behind thousands that only say that nothing happens.
 	queuedEvery = 10 * time.Millisecond
 )
+
+// sharingLook is when a run looks again whose provider's places we have just come to
+// hold.
+const sharingLook = time.Second
 
 // turns spreads writes that can wait.
 type turns struct {

@@ -73,7 +73,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 		client: mgr.GetClient(), live: mgr.GetAPIReader(),
 		caller: o.Caller, hub: o.Hub, providers: providers,
 		recorder: mgr.GetEventRecorder(reportingController), clock: o.Clock, worker: o.Members.Me(), members: o.Members,
-		sharded: o.Sharing != nil,
+		sharded: o.Sharing != nil, sharing: o.Sharing,
 	}
 	r.pool = streamer.NewPool(o.Caller, o.Hub, func(run streamer.Run) {
 		runs.add(types.NamespacedName{Namespace: run.Namespace, Name: run.Name})

@@ -77,6 +77,9 @@ type ShardedRuns struct {
 
 	mu      sync.Mutex
 	watched members.Buckets
+	// listed is when the last list that went through was begun, shownAt when it was
+	// passed on.
+	listed, shownAt time.Time
 	// told says what was logged of who filters.
 	toldYes, toldNo bool
 }
@@ -135,7 +138,7 @@ func (s *ShardedRuns) ListWithContext(ctx context.Context, _ metav1.ListOptions)
 		return nil, err
 	}
 	s.scope, s.shown = next, shownOf(list.Items)
-	s.covers(next.buckets)
+	s.covers(next)
 	return list, nil
 }
 
@@ -151,10 +154,18 @@ func (s *ShardedRuns) WatchWithContext(ctx context.Context, o metav1.ListOptions
 // expired makes a reflector list again.
 func expired(message string) *apierrors.StatusError { return apierrors.NewResourceExpired(message) }
 
-func (s *ShardedRuns) covers(buckets members.Buckets) {
+func (s *ShardedRuns) covers(next *scope) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.watched = buckets
+	s.watched, s.listed, s.shownAt = next.buckets, next.listed, time.Now()
+}
+
+// since returns when the list was begun that the cache goes by, and when it was passed
+// on to the cache, which takes it in a moment.
+func (s *ShardedRuns) since() (listed, shown time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listed, s.shownAt
 }
 
 // scope is what a list and the watches after it cover. A run belongs to one half by

@@ -206,7 +206,7 @@ func (w *shareWatch) relist(ctx context.Context) bool {
 	}
 	w.scope, w.shown = next, shownOf(list.Items)
 	w.listed = next.listed
-	w.covers(next.buckets)
+	w.covers(next)
 	w.begin()
 	w.log.Info("the share of the runs changed", "buckets", bits.OnesCount64(uint64(next.buckets)), "runs", len(list.Items), "changes", len(changes))
 	// If it cannot watch, the reflector tries from here.

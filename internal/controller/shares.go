@@ -5,6 +5,7 @@ package controller
 
 import (
 	"sync"
+	"time"
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/members"
@@ -19,6 +20,8 @@ type Shares struct {
 	mu            sync.Mutex
 	buckets       members.Buckets
 	moved, rekept chan struct{}
+	// due is when Rekeep was called last.
+	due time.Time
 }
 
 // NewShares returns one without a bucket for the replica of that worker's name. falls
@@ -46,7 +49,14 @@ func (s *Shares) Rekeep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(s.rekept)
-	s.rekept = make(chan struct{})
+	s.rekept, s.due = make(chan struct{}), time.Now()
+}
+
+// rekeptAt returns when Keep was last said to have other answers.
+func (s *Shares) rekeptAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.due
 }
 
 // Share implements Share.

@@ -64,6 +64,16 @@ func (s *Sharing) falls(run *v1alpha1.ChatRun) bool {
 	return limited && name == s.members.Me()
 }
 
+// takenIn is how long the cache may take to take in what it was passed.
+const takenIn = 500 * time.Millisecond
+
+// knows says whether the cache has, of the providers whose places we hold by now, all
+// runs: those that others have under way count, and are outside of our share.
+func (s *Sharing) knows() bool {
+	listed, shown := s.runs.since()
+	return listed.After(s.shares.rekeptAt()) && time.Since(shown) >= takenIn
+}
+
 // see takes note of a provider: when its limit comes or goes, its runs fall to others.
 func (s *Sharing) see(o client.Object, gone bool) {
 	p, ok := o.(*v1alpha1.ChatProvider)

@@ -283,6 +283,10 @@ func (h *Handler) attend(w http.ResponseWriter, r *http.Request, v *View, q quer
 	if now.Run.UID != v.Run.UID || now.Finished {
 		return now, true
 	}
+	if h.Peers == nil && now.Owner != "" && !h.hub.written(l) {
+		unavailable(w, "replica "+now.Owner+" has this run, or will, and this one does not relay: ask that one")
+		return nil, false
+	}
 	if h.mirror(l, now) && !h.settle(w, r, l, q) {
 		return nil, false
 	}

@@ -260,3 +260,18 @@ func TestAReaderAheadOfACopyWaits(t *testing.T) {
 		<-doneB
 	})
 }
+
+// TestWithoutARelayAReaderIsSentAway: it would wait for what never comes here.
+func TestWithoutARelayAReaderIsSentAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := newReplicas("a", "b")
+		all.owned("a", pendingView())
+		b := all.all["b"]
+		b.handler.Peers = nil
+		w, done := b.attend(t.Context(), helloPath, "")
+		<-done
+		if w.code != 503 || !strings.Contains(w.String(), "replica a has this run") {
+			t.Errorf("%d: %s", w.code, w)
+		}
+	})
+}

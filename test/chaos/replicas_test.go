@@ -7,6 +7,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -22,6 +23,9 @@ const (
 	replicaReaders = 300
 	// atOnce is how many runs are not finished at a time.
 	atOnce = 120
+	// minDoubled is how many runs are to have two attempts at a time, one of them of the
+	// replica that is stopped, when it is continued: only some answers last so long.
+	minDoubled = 3
 	// leaseOf is the duration of the replicas' Leases.
 	leaseOf = harness.ShortLease
 	// slowAnswers makes answers of some seconds of the script's.
@@ -57,7 +61,7 @@ var _ = Describe("Three replicas, of which one is killed, one stopped and contin
 			for name := range stopped {
 				doubled += max(l.MaxLiveFor("question of "+name)-1, 0)
 			}
-			return doubled > 0
+			return doubled >= min(minDoubled, len(stopped)/5)
 		})).To(Succeed(), "nothing of the replica that was stopped was left to end")
 		continuedAt := time.Now()
 		Expect(b.Continue()).To(Succeed())
@@ -73,7 +77,7 @@ var _ = Describe("Three replicas, of which one is killed, one stopped and contin
 		read := readers.all()
 		Expect(b.Terminate()).To(Succeed())
 
-		overlaps := w.overlaps(stoppedAt, continuedAt.Add(harness.CancelWithin))
+		overlaps := w.overlaps(stopped, stoppedAt, continuedAt.Add(harness.CancelWithin))
 		report("%d runs: %v; %d streamed when their replica was killed, %d when it was stopped, which went on beside %d new attempts until it was continued; %s; %v in all",
 			replicaRuns, sum, len(killed), len(stopped), overlaps, read, time.Since(began).Round(time.Second))
 		Expect(len(killed)*len(stopped)).To(BeNumerically(">", 0), "no fault hit a stream")
@@ -137,7 +141,7 @@ func (w *world) takenOver(ctx context.Context, what string, runs map[string]int,
 // overlaps counts the attempts that began while another one of their run was under
 // way, which no replica may make while it can know: the other one was stopped, and
 // has ended its own by the end of this time.
-func (w *world) overlaps(from, to time.Time) int {
+func (w *world) overlaps(stopped map[string]int, from, to time.Time) int {
 	GinkgoHelper()
 	byRun := map[string][]chattest.Entry{}
 	for _, e := range w.fake.Ledger().Requests() {
@@ -153,6 +157,7 @@ func (w *world) overlaps(from, to time.Time) int {
 					continue
 				}
 				found++
+				Expect(stopped).To(HaveKey(strings.TrimPrefix(key, "question of ")), "two attempts at a time of a run that was not stopped")
 				Expect(e.At).To(BeTemporally("<", from), "%s: two attempts at a time, and the first began after the stop", key)
 				Expect(later.At).To(BeTemporally(">", from), "%s: two attempts at a time before the stop", key)
 				Expect(e.Over).To(BeTemporally("<=", to), "%s: its first attempt went on after the replica was continued", key)

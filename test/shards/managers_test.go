@@ -6,6 +6,7 @@ package shards_test
 import (
 	"context"
 	"fmt"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -149,6 +150,29 @@ var _ = Describe("managers with a share each", func() {
 		Expect(workers).To(HaveLen(3))
 		Expect(workers["manager-0"]).To(Equal(total))
 		Expect(f.fake.Ledger().Count(chattest.PurposeAnswer)).To(Equal(2 * total))
+	})
+
+	It("keep to limits while providers' places go from one to another", func(ctx SpecContext) {
+		const providers, limit, each = 4, 2, 6
+		gate := make(chan struct{})
+		f := newManagers(ctx, 1, func(chattest.Request) chattest.Response { return chattest.Answer("at ", "length").HoldAfter(1, gate) })
+		for n := range providers {
+			f.provider(ctx, fmt.Sprintf("limited-%d", n), limit)
+			for i := range each {
+				f.run(ctx, fmt.Sprintf("run-%d-%d", n, i), fmt.Sprintf("limited-%d", n))
+			}
+		}
+		Expect(f.fake.Ledger().WaitFor(ctx, func(l *chattest.Ledger) bool { return l.Live() == providers*limit })).To(Succeed())
+		for n := range 2 {
+			f.start(ctx, fmt.Sprintf("manager-%d", n+1))
+			Eventually(ctx, func() (map[string]string, error) { return f.watches(ctx) }).Should(And(
+				HaveLen(n+2), Not(ContainElement("0000000000000000"))))
+		}
+		Consistently(ctx, func() int { return f.fake.Ledger().Live() }).WithTimeout(3 * time.Second).Should(Equal(providers * limit))
+		close(gate)
+		Expect(len(f.succeed(ctx, providers*each))).To(BeNumerically(">", 1), "only one ever held places")
+		Expect(f.fake.Ledger().Total(chattest.PurposeAnswer).MaxLive).To(Equal(providers * limit))
+		Expect(f.fake.Ledger().Count(chattest.PurposeAnswer)).To(Equal(providers * each))
 	})
 })
 
