@@ -51,6 +51,7 @@ var _ = Describe("A thousand runs at once", func() {
 		conflicts, titles, writes := w.conflicts()
 		shares := w.shares(ctx)
 		report("%d runs in %v by %v: %d conflicts of a status and %d of a title among %d writes", claimed, took.Round(time.Millisecond), shares, conflicts, titles, writes)
+		Expect(writes).To(BeNumerically(">=", 2*claimed), "the audit log is not whole")
 		Expect(float64(conflicts) / claimed).To(BeNumerically("<", maxConflicts))
 		for _, name := range []string{"pod-a", "pod-b", "pod-c"} {
 			Expect(float64(shares[name])/claimed).To(BeNumerically(">", minShare), "%v", shares)
