@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,20 +175,24 @@ func TestEpochIsReadUnderTheLock(t *testing.T) {
 	hub := NewHub()
 	l := hub.join(hello)
 	l.estrange(false)
-	go func() {
+	var work sync.WaitGroup
+	work.Go(func() {
 		for i := range 2000 {
 			status := statusOf(hello, "Streaming", int32(i+1))
 			from := newLog(hello, 4096, &memory{})
 			from.status = &status
 			l.take(l.mirror, from)
 		}
-	}()
+	})
 	r := reader{log: l}
 	v := pendingView()
 	for range 2000 {
 		r.enter(true, &v)
-		r.resume("AAAAAAAAAA-1-1")
+		if r.resume("AAAAAAAAAA-1-1") {
+			t.Error("a cursor of nobody's is in the log")
+		}
 	}
+	work.Wait()
 }
 
 // TestTextsOfMirrorsCutNobody: they belong to answers in the making, as those of our own
