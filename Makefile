@@ -60,7 +60,7 @@ test-load: ## Hold thousands of readers, half of which never read, and print wha
 	go test -run='^$$' -bench=Idle -benchtime=1x ./test/load
 	go test -run='^$$' -bench=Delivery -benchtime=3s ./internal/streamer
 
-test-netns: ## Cut links between replicas; needs Linux, root, ip and unshare.
+test-netns: ## Cut links of replicas to the API server or the provider; needs Linux, root, ip and unshare.
 	@$(WITH_ASSETS) hack/netns.sh $(TESTFLAGS)
 
 bench-replicas: ## Print what one, two and three replicas carry, and what a share of 20,000 runs costs.

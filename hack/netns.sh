@@ -2,7 +2,7 @@
 # Copyright The ChatRun Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# Cuts links between replicas (test/netns). The tests get a network, mount and
+# Cuts links of replicas (test/netns). The tests get a network, mount and
 # process namespace of their own, in which they make others: this machine's
 # network stays as it is, and all that they make and start vanishes with them, also
 # if they are killed. Arguments go to `go test`.
