@@ -60,7 +60,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.denyCIDRs, "deny-provider-cidrs", "",
 		"CIDRs, separated by commas, that no provider may have its address in. Link-local addresses never may.")
 	fs.IntVar(&o.maxStreams, "max-concurrent-streams", defaultMaxStreams,
-		"Most attempts that are under way at the same time, over all providers; 0 is no bound. Further runs are Queued.")
+		"Most attempts that this manager has under way at the same time, over all providers; 0 is no bound. Further runs are Queued.")
 	fs.BoolVar(&o.shardRuns, "shard-runs", false,
 		"Hold this replica's share of the runs in memory, instead of all. The API server's feature gate ShardedListAndWatch saves the traffic as well.")
 	fs.DurationVar(&o.headerTimeout, "provider-header-timeout", 0,
