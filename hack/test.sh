@@ -23,10 +23,10 @@ trap 'rm -rf "$events"' EXIT
 failed=
 for module in $modules; do
 	echo "test: module $module" >&2
-	# Each package has 15 minutes: the suites that run a control plane share its
+	# Each package has half an hour: the suites that run a control plane share its
 	# machine with everything else.
 	(cd "$root/$module" && go tool -modfile="$root/hack/tools/go.mod" gotestsum --format=pkgname --hide-summary=skipped \
-		--jsonfile="$events/tests$(echo "$module" | tr ./ __).json" -- $race -timeout=15m "$@" ./...) || failed="$failed $module"
+		--jsonfile="$events/tests$(echo "$module" | tr ./ __).json" -- $race -timeout=30m "$@" ./...) || failed="$failed $module"
 done
 
 # Of each test there is one of these events; those of packages name no test.
