@@ -35,7 +35,7 @@ const (
 var _ = Describe("Three replicas, of which one is killed, one stopped and continued, and one drained", func() {
 	It("lose no run, make no call that is not counted, and no two at a time", func(ctx SpecContext) {
 		began := time.Now()
-		w := newWorld(ctx, func(s *script) { s.slow = slowAnswers })
+		w := newWorld(ctx, func(s *script) { s.slow, s.lasting = slowAnswers, true })
 		d := dice(2)
 		account, err := plane.AddAccount(ctx, w.namespace, GinkgoT().TempDir())
 		Expect(err).NotTo(HaveOccurred())

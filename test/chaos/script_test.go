@@ -21,6 +21,8 @@ type script struct {
 	seed uint64
 	// slow is how many times as long each answer takes; 0 is once.
 	slow int
+	// lasting lets some answers take longer than a Lease.
+	lasting bool
 	// good makes every answer a good one, with this pause between its parts; alike
 	// gives all answers so many parts, if it is above 0.
 	good  bool
@@ -37,7 +39,7 @@ const (
 	longShare = 8
 	// stallShare of the faults are a silence, which costs a whole second each.
 	stallShare = 0.06
-	// slowest is the share of slow answers, one in so many, that take slowestPace between
+	// slowest is the share of answers, one in so many, that take slowestPace between
 	// their parts, and so longer than a Lease as a rule. A silence is longer still.
 	slowest     = 5
 	slowestPace = 700 * time.Millisecond
@@ -79,7 +81,7 @@ func (s script) answer(r chattest.Request) chattest.Response {
 		return chattest.Answer(parts...).Pace(s.pause)
 	}
 	pace := time.Duration((1+d.IntN(25))*max(s.slow, 1)) * time.Millisecond
-	if s.slow > 0 && d.IntN(slowest) == 0 {
+	if s.lasting && d.IntN(slowest) == 0 {
 		pace = slowestPace
 	}
 	answer := chattest.Answer(parts...).Pace(pace)
