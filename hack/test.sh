@@ -21,12 +21,24 @@ fi
 events=$(mktemp -d)
 trap 'rm -rf "$events"' EXIT
 failed=
+# run NAME WHICH [FLAG…] tests the packages of the module here that `grep WHICH` finds,
+# if there are any. Each has half an hour.
+run() {
+	name=$1 which=$2
+	shift 2
+	# shellcheck disable=SC2086 # several words
+	packages=$(go list ./... | grep $which) || return 0
+	# shellcheck disable=SC2086 # the names hold no spaces
+	go tool -modfile="$root/hack/tools/go.mod" gotestsum --format=pkgname --hide-summary=skipped \
+		--jsonfile="$events/$name.json" -- $race -timeout=30m "$@" $packages
+}
 for module in $modules; do
 	echo "test: module $module" >&2
-	# Each package has half an hour: the suites that run a control plane share its
-	# machine with everything else.
-	(cd "$root/$module" && go tool -modfile="$root/hack/tools/go.mod" gotestsum --format=pkgname --hide-summary=skipped \
-		--jsonfile="$events/tests$(echo "$module" | tr ./ __).json" -- $race -timeout=30m "$@" ./...) || failed="$failed $module"
+	name=$(echo "$module" | tr ./ __)
+	(cd "$root/$module" && run "$name" '-v /operator/test/' "$@") || failed="$failed $module"
+	# The suites run whole control planes and managers, and some of what they check is
+	# how long something takes: one at a time.
+	(cd "$root/$module" && run "$name.suites" /operator/test/ -p=1 "$@") || failed="$failed $module"
 done
 
 # Of each test there is one of these events; those of packages name no test.

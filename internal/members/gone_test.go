@@ -11,7 +11,9 @@ import (
 	"github.com/go-logr/logr"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 const (
@@ -138,6 +140,33 @@ func TestWhoLeftInOrderIsGone(t *testing.T) {
 			t.Errorf("%v is remembered", m.seen)
 		}
 	})
+}
+
+// TestWhatTheWatchToldDuringAReadCounts: a replica that comes back while a read finds
+// no Lease of its is neither gone nor forgotten.
+func TestWhatTheWatchToldDuringAReadCounts(t *testing.T) {
+	for _, ask := range []string{"Gone", "confirm"} {
+		t.Run(ask, func(t *testing.T) {
+			m, client := lonely(t)
+			left := leaseOf("other")
+			left.Spec.HolderIdentity = nil
+			m.saw(left)
+			before := m.seen["other"]
+			client.PrependReactor("get", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+				m.saw(leaseOf("other"))
+				return false, nil, nil
+			})
+			if ask == "Gone" {
+				askGone(t, m, "other", false)
+			} else if !m.confirm(t.Context(), "other", before) {
+				t.Error("not settled")
+			}
+			m.refresh()
+			if got := m.State("other"); got != Live {
+				t.Errorf("state %d, want Live", got)
+			}
+		})
+	}
 }
 
 // TestAFenceWithinARenewalIsTold: whoever looked while we were not held, and nobody

@@ -161,16 +161,16 @@ func (m *Members) confirm(ctx context.Context, name string, before sighting) boo
 	lease, err := m.find(ctx, name, before)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if errors.Is(err, errNone) {
-		delete(m.seen, name)
-		return true
-	}
-	if err != nil {
+	none := errors.Is(err, errNone)
+	switch {
+	case err != nil && !none:
 		return false
-	}
-	if m.seen[name].same(before) {
+	case !m.seen[name].same(before): // the watch told more meanwhile
+	case none:
+		delete(m.seen, name)
+	default:
 		m.seen[name] = before.read(lease, time.Now())
-	} // else the watch told more meanwhile
+	}
 	return true
 }
 
@@ -232,15 +232,17 @@ func (m *Members) Gone(ctx context.Context, name string) (bool, error) {
 	before := m.seen[name]
 	m.mu.Unlock()
 	lease, err := m.find(ctx, name, before)
-	if errors.Is(err, errNone) {
-		return true, nil
-	}
-	if err != nil {
+	none := errors.Is(err, errNone)
+	if err != nil && !none {
 		return false, fmt.Errorf("reading the Lease of %s: %w", name, err)
 	}
-	now := before.read(lease, time.Now())
 	m.mu.Lock()
 	told := !m.seen[name].same(before) // by the watch, meanwhile: nobody knows of what time
+	if none {
+		m.mu.Unlock()
+		return !told, nil
+	}
+	now := before.read(lease, time.Now())
 	if !told {
 		m.seen[name] = now
 	}
