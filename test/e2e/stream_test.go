@@ -87,18 +87,20 @@ var _ = Describe("The stream", func() {
 	})
 
 	It("tells the same of a finished run from its log, and after a restart from its object", func(ctx SpecContext) {
+		titled := make(chan struct{})
 		w := newWorld(ctx, func(r chattest.Request) chattest.Response {
 			if r.Purpose == chattest.PurposeTitle {
 				return chattest.Answer("A title")
 			}
-			return chattest.Answer("Hello", ", ", "world").Usage(7, 3)
+			return chattest.Answer("Hello", ", ", "world").Usage(7, 3).HoldAfter(1, titled)
 		})
 		first := startManager(ctx)
 		w.readyProvider(ctx)
 		run := w.run(ctx, "told", withTitle)
-		until(ctx, run, "a title", func(run *v1alpha1.ChatRun) bool {
-			return run.Annotations[v1alpha1.AnnotationTitle] != "" && run.Status.Phase == v1alpha1.PhaseSucceeded
-		})
+		// The log of a run ends with its answer, and waits for no title.
+		until(ctx, run, "a title", func(run *v1alpha1.ChatRun) bool { return run.Annotations[v1alpha1.AnnotationTitle] != "" })
+		close(titled)
+		untilPhase(ctx, run, v1alpha1.PhaseSucceeded)
 		events := func(base string) (text string, names []stream.Name) {
 			draft := &harness.Draft{}
 			Expect(harness.Read(ctx, harness.StreamURL(base, run.Namespace, run.Name), "", func(f harness.Frame) {
