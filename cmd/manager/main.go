@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	replicas, err := o.replica.members(cfg, at, o.shardRuns)
+	replicas, err := o.replica.members(cfg, at, o.namespaces, o.shardRuns)
 	if err != nil {
 		return err
 	}

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -35,6 +37,7 @@ type options struct {
 	headerTimeout  time.Duration
 	maxStreams     int
 	shardRuns      bool
+	namespaces     []string
 	zap            zap.Options
 }
 
@@ -63,6 +66,9 @@ func parse(args []string) (*options, error) {
 		"Most attempts that this manager has under way at the same time, over all providers; 0 is no bound. Further runs are Queued.")
 	fs.BoolVar(&o.shardRuns, "shard-runs", false,
 		"Hold this replica's share of the runs in memory, instead of all. The API server's feature gate ShardedListAndWatch saves the traffic as well.")
+	fs.Func("watch-namespaces",
+		"Namespaces, separated by commas, whose ChatRuns and ChatProviders are this manager's concern; Roles in them are then enough. Empty: all.",
+		func(s string) error { o.namespaces = list(s); return nil })
 	fs.DurationVar(&o.headerTimeout, "provider-header-timeout", 0,
 		"Longest wait for the header of a provider's answer; 0 leaves it to each run's streamIdleTimeoutSeconds.")
 	o.zap.BindFlags(fs)
@@ -104,7 +110,25 @@ func (o *options) complete(givenStream bool) error {
 	if o.headerTimeout < 0 {
 		return errors.New("--provider-header-timeout must not be negative")
 	}
+	if err := o.completeNamespaces(); err != nil {
+		return err
+	}
 	return errors.Join(o.replica.complete(), o.relay.complete(o.stream.address))
+}
+
+// completeNamespaces checks which namespaces are to be watched.
+func (o *options) completeNamespaces() error {
+	for _, namespace := range o.namespaces {
+		if problems := validation.IsDNS1123Label(namespace); len(problems) > 0 {
+			return fmt.Errorf("--watch-namespaces %q: %s", namespace, problems[0])
+		}
+	}
+	slices.Sort(o.namespaces)
+	o.namespaces = slices.Compact(o.namespaces)
+	if len(o.namespaces) > 0 && o.shardRuns {
+		return errors.New("--watch-namespaces and --shard-runs exclude each other: what is divided by the second are the runs of all namespaces")
+	}
+	return nil
 }
 
 func (o *options) logger() logr.Logger { return zap.New(zap.UseFlagOptions(&o.zap)) }

@@ -96,7 +96,7 @@ func podNamespace() string {
 
 // members returns the replicas of the manager. Their requests have a connection of
 // their own, and time out: one that hangs behind others must not fence us.
-func (o *replicaOptions) members(cfg *rest.Config, relayAddress string, sharded bool) (*members.Members, error) {
+func (o *replicaOptions) members(cfg *rest.Config, relayAddress string, namespaces []string, sharded bool) (*members.Members, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.Dial = (&net.Dialer{Timeout: o.duration / 3}).DialContext
 	client, err := kubernetes.NewForConfig(cfg)
@@ -105,7 +105,7 @@ func (o *replicaOptions) members(cfg *rest.Config, relayAddress string, sharded 
 	}
 	return members.New(members.Options{
 		Client: client, Namespace: o.namespace, Name: o.worker, Process: o.process,
-		RelayAddress: relayAddress, Sharded: sharded, Duration: o.duration, Log: ctrl.Log.WithName("members"),
+		RelayAddress: relayAddress, Namespaces: namespaces, Sharded: sharded, Duration: o.duration, Log: ctrl.Log.WithName("members"),
 	})
 }
 

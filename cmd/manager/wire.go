@@ -37,6 +37,7 @@ func (o *options) manager(cfg *rest.Config, sharing *controller.Sharing) (ctrl.M
 		HealthProbeBindAddress: o.healthAddress,
 		Metrics:                metricsserver.Options{BindAddress: o.metricsAddress},
 	})
+	all = controller.Only(all, o.namespaces)
 	if sharing != nil {
 		all = sharing.Cache(all)
 	}
@@ -69,6 +70,7 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager, replicas *members.
 		if err != nil {
 			return nil, err
 		}
+		source.Only(o.namespaces)
 		if sharing != nil {
 			source.Sharded()
 		}

@@ -60,7 +60,7 @@ func (a *asked) take(key types.NamespacedName) bool {
 // has a run that cannot use it. Writes are locked, so two do no harm.
 func (r *ChatProviderReconciler) ours(p *v1alpha1.ChatProvider) bool {
 	wanted := r.asked.take(client.ObjectKeyFromObject(p))
-	return r.members.Held() && (wanted || r.members.HolderOf(string(p.UID)) == r.members.Me())
+	return r.members.Held() && (wanted || r.members.HolderOf(p.Namespace, string(p.UID)) == r.members.Me())
 }
 
 // Reconcile brings one provider's conditions up to date.

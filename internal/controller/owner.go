@@ -100,7 +100,7 @@ func (p position) ownership(lies func() time.Duration) ownership {
 func (r *ChatRunReconciler) ownership(ctx context.Context, run *v1alpha1.ChatRun, stopping bool) ownership {
 	p := position{
 		me: r.worker, held: r.members.Held(), stopping: stopping,
-		owner: run.Status.Worker, state: r.members.State(run.Status.Worker),
+		owner: run.Status.Worker, state: r.members.State(run.Namespace, run.Status.Worker),
 		streaming: isStreaming(run), finished: isFinished(run), told: tellsWhy(run), rank: -1,
 	}
 	if at := run.Status.RetryingAt; at != nil {
@@ -108,7 +108,7 @@ func (r *ChatRunReconciler) ownership(ctx context.Context, run *v1alpha1.ChatRun
 	}
 	p.holder, p.limited = holder(ctx, r.client, r.members, run)
 	if p.holder != p.me {
-		if rank, ok := r.members.Rank(string(run.UID)); ok {
+		if rank, ok := r.members.Rank(run.Namespace, string(run.UID)); ok {
 			p.rank = rank
 		}
 	}
@@ -135,7 +135,7 @@ func takesOver(run *v1alpha1.ChatRun, o ownership, worker string) bool {
 // and have claimed the run before we hear of it. This read is younger than that of
 // the run, and the write that follows is refused if the run has changed since.
 func (r *ChatRunReconciler) makeSure(ctx context.Context, run *v1alpha1.ChatRun, o ownership) (ownership, error) {
-	gone, err := r.members.Gone(ctx, run.Status.Worker)
+	gone, err := r.members.Gone(ctx, run.Namespace, run.Status.Worker)
 	if err != nil {
 		return o, err
 	}
@@ -153,7 +153,7 @@ func holder(ctx context.Context, c client.Reader, m *members.Members, run *v1alp
 			return name, true
 		}
 	}
-	return m.OwnerOf(string(run.UID)), false
+	return m.OwnerOf(run.Namespace, string(run.UID)), false
 }
 
 // placesOf returns the replica that holds all places of a run's provider, and whether
@@ -163,14 +163,14 @@ func placesOf(ctx context.Context, c client.Reader, m *members.Members, run *v1a
 	if err := c.Get(ctx, providerKey(run), p); err != nil || limitOf(p) == 0 {
 		return "", false
 	}
-	return m.HolderOf(string(p.UID)), true
+	return m.HolderOf(p.Namespace, string(p.UID)), true
 }
 
 // toRead returns the replica at which the stream of a run that is not finished is
 // read: its owner, or who it falls to; empty if that is this one.
 func toRead(ctx context.Context, c client.Reader, m *members.Members, run *v1alpha1.ChatRun) string {
 	name := run.Status.Worker
-	switch state := m.State(name); {
+	switch state := m.State(run.Namespace, name); {
 	case name == "", state == members.Gone && name != m.Me(), state == members.Draining && !isStreaming(run):
 		name, _ = holder(ctx, c, m, run)
 	}

@@ -21,7 +21,7 @@ func TestARoomElsewhereWakesWhoCounts(t *testing.T) {
 	limited := ready()
 	limited.UID, limited.Spec.Limits = "provider", &v1alpha1.ProviderLimits{MaxConcurrentStreams: new(int32(1))}
 	both := map[string]members.State{"me": members.Live, "b": members.Live}
-	holder := members.Fixed("me", both).HolderOf("provider")
+	holder := members.Fixed("me", both).HolderOf("", "provider")
 	for _, tc := range []struct {
 		name     string
 		provider *v1alpha1.ChatProvider

@@ -17,6 +17,17 @@ import (
 // when an attempt starts, which costs a request; most are shorter.
 const maxCachedQuestion = 4 << 10
 
+// Only lets a manager's cache hold the objects of some namespaces; none is all.
+func Only(o ctrl.Options, namespaces []string) ctrl.Options {
+	for _, namespace := range namespaces {
+		if o.Cache.DefaultNamespaces == nil {
+			o.Cache.DefaultNamespaces = map[string]cache.Config{}
+		}
+		o.Cache.DefaultNamespaces[namespace] = cache.Config{}
+	}
+	return o
+}
+
 // Slim sets what a manager caches: neither ConfigMaps nor Secrets, no
 // managedFields, and no long texts of runs. All that we write are patches, so
 // what the cache lacks is never written back.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,6 +49,8 @@ type Source struct {
 	texts   *texts
 	// sharded says that the cache holds a share of the runs.
 	sharded bool
+	// only are the namespaces that the cache holds; none is all.
+	only []string
 
 	mu sync.Mutex
 	// waiting are those who wait for a run to be created.
@@ -79,6 +82,10 @@ func newSource(cached, live client.Reader, m *members.Members) *Source {
 // Sharded tells the source that the cache holds a share of the runs. It is called
 // before anybody reads.
 func (s *Source) Sharded() { s.sharded = true }
+
+// Only tells the source which namespaces the cache holds; none is all. It is called
+// before anybody reads.
+func (s *Source) Only(namespaces []string) { s.only = namespaces }
 
 // created wakes those who wait for a run.
 func (s *Source) created(object any) {
@@ -136,6 +143,9 @@ func (s *Source) Created(namespace, name string) (<-chan struct{}, func()) {
 
 // Find implements streamer.Source.
 func (s *Source) Find(ctx context.Context, namespace, name string) (streamer.View, error) {
+	if len(s.only) > 0 && !slices.Contains(s.only, namespace) {
+		return streamer.View{}, streamer.ErrNotWatched
+	}
 	run := &v1alpha1.ChatRun{}
 	key := types.NamespacedName{Namespace: namespace, Name: name}
 	err := s.cache.Get(ctx, key, run)

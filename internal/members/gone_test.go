@@ -50,7 +50,7 @@ func leaseOf(name string) *coordinationv1.Lease {
 
 func askGone(t *testing.T, m *Members, name string, want bool) {
 	t.Helper()
-	got, err := m.Gone(t.Context(), name)
+	got, err := m.Gone(t.Context(), "default", name)
 	if err != nil || got != want {
 		t.Errorf("gone: %v, %v, want %v", got, err, want)
 	}
@@ -61,11 +61,11 @@ func askGone(t *testing.T, m *Members, name string, want bool) {
 func TestGoneAsksPastTheWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _ := lonely(t, leaseOf("other"))
-		if got := m.State("other"); got != Gone {
+		if got := m.State("default", "other"); got != Gone {
 			t.Fatalf("state %d before anything was read", got)
 		}
 		askGone(t, m, "other", false)
-		if got := m.State("other"); got != Live {
+		if got := m.State("default", "other"); got != Live {
 			t.Errorf("state %d, want Live", got)
 		}
 		<-time.After(testDuration - 1)
@@ -83,7 +83,7 @@ func TestDeletedLeaseIsPutBack(t *testing.T) {
 		leases := client.CoordinationV1().Leases(testNamespace)
 		for range 3 {
 			askGone(t, m, "other", false)
-			if got := m.State("other"); got != Draining {
+			if got := m.State("default", "other"); got != Draining {
 				t.Errorf("state %d, want Draining: it takes on nothing", got)
 			}
 			<-time.After(testDuration - 1)
@@ -101,7 +101,7 @@ func TestDeletedLeaseIsPutBack(t *testing.T) {
 func TestNobodyIsCalledSo(t *testing.T) {
 	m, _ := lonely(t)
 	askGone(t, m, "No/Lease", true)
-	if gone, err := Alone("us").Gone(t.Context(), "other"); err != nil || !gone {
+	if gone, err := Alone("us").Gone(t.Context(), "default", "other"); err != nil || !gone {
 		t.Errorf("alone: %v, %v", gone, err)
 	}
 }
@@ -112,7 +112,7 @@ func TestGoneTakesNoLeaseOfOthers(t *testing.T) {
 	lease.Labels = nil
 	m, client := lonely(t, lease)
 	askGone(t, m, "other", true)
-	if got := m.State("other"); got != Gone {
+	if got := m.State("default", "other"); got != Gone {
 		t.Errorf("state %d", got)
 	}
 	if list, err := client.CoordinationV1().Leases(testNamespace).List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 1 {
@@ -162,7 +162,7 @@ func TestWhatTheWatchToldDuringAReadCounts(t *testing.T) {
 				t.Error("not settled")
 			}
 			m.refresh()
-			if got := m.State("other"); got != Live {
+			if got := m.State("default", "other"); got != Live {
 				t.Errorf("state %d, want Live", got)
 			}
 		})

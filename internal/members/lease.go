@@ -242,6 +242,7 @@ func (m *Members) describe(lease *coordinationv1.Lease) {
 		}
 	}
 	set(annotationAddress, m.o.RelayAddress)
+	set(annotationScope, scopeOf(m.o.Namespaces).String())
 	set(annotationDraining, map[bool]string{true: drainingYes}[m.draining])
 	if m.watches != nil {
 		set(annotationWatches, m.watches.String())

@@ -29,6 +29,7 @@ const (
 	annotationAddress  = "chatrun.dev/relay-address"
 	annotationDraining = "chatrun.dev/draining"
 	annotationWatches  = "chatrun.dev/watches"
+	annotationScope    = "chatrun.dev/namespaces"
 
 	drainingYes = "true"
 )
@@ -78,6 +79,7 @@ type sighting struct {
 	address  string
 	draining bool
 	watches  Buckets
+	scope    scope
 	// since is when this record was first seen, by our own clock.
 	since time.Time
 	// lapsed says that a read a whole duration after since found it unchanged.
@@ -86,7 +88,7 @@ type sighting struct {
 
 // look is what a Lease says at this moment.
 func look(lease *coordinationv1.Lease, now time.Time) sighting {
-	s := sighting{since: now, address: lease.Annotations[annotationAddress], watches: AllBuckets}
+	s := sighting{since: now, address: lease.Annotations[annotationAddress], watches: AllBuckets, scope: parseScope(lease.Annotations[annotationScope])}
 	s.draining = lease.Annotations[annotationDraining] == drainingYes
 	if text, ok := lease.Annotations[annotationWatches]; ok {
 		mask, err := strconv.ParseUint(text, 16, 64)
@@ -152,31 +154,51 @@ func (s sighting) state() State {
 // not change once it is made.
 type view struct {
 	states map[string]State
-	// names are those that take runs on, sorted.
+	// names are those that take runs on, sorted, and scopes the namespaces that some
+	// of them watch alone.
 	names  []string
+	scopes map[string]scope
+	// owners are those of each bucket among the ones that watch all namespaces.
 	owners [NumBuckets]string
-	// watches are the buckets that the others say they watch.
+	// watches are the buckets that the others of these say they watch.
 	watches map[string]Buckets
 }
 
-func newView(states map[string]State, watches map[string]Buckets) *view {
-	v := &view{states: states, watches: watches}
+func newView(states map[string]State, watches map[string]Buckets, scopes map[string]scope) *view {
+	v := &view{states: states, watches: watches, scopes: scopes}
 	for name, state := range states {
 		if state == Live {
 			v.names = append(v.names, name)
 		}
 	}
 	slices.Sort(v.names)
+	all := slices.DeleteFunc(slices.Clone(v.names), func(name string) bool { return scopes[name] != "" })
 	for bucket := range v.owners {
-		v.owners[bucket] = first(v.names, bucketKey(bucket))
+		v.owners[bucket] = first(all, bucketKey(bucket))
 	}
 	return v
 }
 
-// rank returns how many replicas come before one in the order for a key, and
-// false if it is not among them.
-func (v *view) rank(name, key string) (int, bool) {
-	names := slices.Clone(v.names)
+// in returns the names of those that take on runs of a namespace, sorted.
+func (v *view) in(namespace string) []string {
+	if len(v.scopes) == 0 {
+		return v.names
+	}
+	return slices.DeleteFunc(slices.Clone(v.names), func(name string) bool { return !v.scopes[name].has(namespace) })
+}
+
+// owner returns who takes on the runs of a namespace in a bucket.
+func (v *view) owner(namespace string, bucket int) string {
+	if len(v.scopes) == 0 {
+		return v.owners[bucket]
+	}
+	return first(v.in(namespace), bucketKey(bucket))
+}
+
+// rank returns how many replicas come before one in the order for a key of a
+// namespace, and false if it is not among them.
+func (v *view) rank(name, namespace, key string) (int, bool) {
+	names := slices.Clone(v.in(namespace))
 	for rank := 0; len(names) > 0; rank++ {
 		next := first(names, key)
 		if next == name {

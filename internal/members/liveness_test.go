@@ -136,13 +136,13 @@ func TestWatchesOfALease(t *testing.T) {
 // TestViewSharesAmongThoseThatTakeOn: all buckets fall to live replicas alone, and a
 // rank is a place in one order.
 func TestViewSharesAmongThoseThatTakeOn(t *testing.T) {
-	v := newView(map[string]State{"a": Live, "b": Live, "c": Live, "d": Draining}, nil)
+	v := newView(map[string]State{"a": Live, "b": Live, "c": Live, "d": Draining}, nil, nil)
 	parts := map[string]int{}
 	for bucket, owner := range v.owners {
 		parts[owner]++
 		ranks := map[int]string{}
 		for _, name := range v.names {
-			rank, ok := v.rank(name, bucketKey(bucket))
+			rank, ok := v.rank(name, "default", bucketKey(bucket))
 			if !ok {
 				t.Fatalf("%s has no rank", name)
 			}
@@ -154,17 +154,17 @@ func TestViewSharesAmongThoseThatTakeOn(t *testing.T) {
 		// The next in the order takes over what the first leaves.
 		without := map[string]State{"a": Live, "b": Live, "c": Live}
 		delete(without, owner)
-		if next := newView(without, nil).owners[bucket]; next != ranks[1] {
+		if next := newView(without, nil, nil).owners[bucket]; next != ranks[1] {
 			t.Errorf("bucket %d: %s is next, and %s takes over", bucket, ranks[1], next)
 		}
 	}
 	if names := slices.Sorted(maps.Keys(parts)); !slices.Equal(names, []string{"a", "b", "c"}) {
 		t.Errorf("buckets of %v", parts)
 	}
-	if _, ok := v.rank("d", "key"); ok {
+	if _, ok := v.rank("d", "default", "key"); ok {
 		t.Error("one that drains has a rank")
 	}
-	if owner := newView(nil, nil).owners[7]; owner != "" {
+	if owner := newView(nil, nil, nil).owners[7]; owner != "" {
 		t.Errorf("nobody: %q", owner)
 	}
 }

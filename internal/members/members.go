@@ -50,6 +50,9 @@ type Options struct {
 	// RelayAddress is where other replicas reach our relay endpoint, host:port; empty
 	// if they do not.
 	RelayAddress string
+	// Namespaces are those that we watch; none is all. Others leave us no run of
+	// another one.
+	Namespaces []string
 	// Sharded says that we watch a share of the runs, and will say which by Watching.
 	Sharded bool
 	// Duration is how long others wait for a renewal, in whole seconds, from
@@ -103,7 +106,7 @@ func New(o Options) (*Members, error) {
 	}
 	m := &Members{
 		o: o, nudge: make(chan struct{}, 1), left: make(chan struct{}), done: make(chan struct{}),
-		seen: map[string]sighting{}, current: newView(nil, nil), tenure: tenure{fenced: true},
+		seen: map[string]sighting{}, current: newView(nil, nil, nil), tenure: tenure{fenced: true},
 	}
 	if m.o.Clock == nil {
 		m.o.Clock = clock.RealClock{}
@@ -125,7 +128,7 @@ func Alone(name string) *Members { return Fixed(name, map[string]State{name: Liv
 // Fixed returns members that are what they are said to be, and never change, so that
 // what follows from it can be tested. It keeps no Lease, and is always held.
 func Fixed(me string, states map[string]State) *Members {
-	return &Members{o: Options{Name: me}, alone: true, current: newView(states, nil)}
+	return &Members{o: Options{Name: me}, alone: true, current: newView(states, nil, nil)}
 }
 
 // Observe is to be called once, before Start. fence ends all that we do to runs: it
@@ -158,7 +161,7 @@ func (m *Members) heldLocked() bool { return m.synced && m.held(time.Now()) }
 
 // Ready says why we take on no runs; nil if we do.
 func (m *Members) Ready() error {
-	switch state := m.State(m.o.Name); {
+	switch state := m.view().states[m.o.Name]; {
 	case !m.Held():
 		return errors.New("our Lease is not held")
 	case state == Draining:
@@ -167,28 +170,35 @@ func (m *Members) Ready() error {
 	return nil
 }
 
-// State returns what a replica is, this one included.
-func (m *Members) State(name string) State {
-	return m.view().states[name]
+// State returns what a replica is to the runs of a namespace, this one included: Gone
+// also if it does not watch that.
+func (m *Members) State(namespace, name string) State {
+	v := m.view()
+	if !v.scopes[name].has(namespace) {
+		return Gone
+	}
+	return v.states[name]
 }
 
-// OwnerOf returns the replica that a run falls to which nobody owns, by its UID;
-// empty if there is none.
-func (m *Members) OwnerOf(uid string) string { return m.view().owners[BucketOf(uid)] }
+// OwnerOf returns the replica that a run falls to which nobody owns, by its namespace
+// and UID; empty if there is none.
+func (m *Members) OwnerOf(namespace, uid string) string {
+	return m.view().owner(namespace, BucketOf(uid))
+}
 
-// Owners returns the replica of each bucket.
+// Owners returns the replica of each bucket, among those that watch all namespaces.
 func (m *Members) Owners() [NumBuckets]string { return m.view().owners }
 
 // HolderOf returns the replica that all runs of a limited provider fall to, by the
-// provider's UID; empty if there is none.
-func (m *Members) HolderOf(provider string) string {
-	return first(m.view().names, "provider-"+provider)
+// provider's namespace and UID; empty if there is none.
+func (m *Members) HolderOf(namespace, provider string) string {
+	return first(m.view().in(namespace), "provider-"+provider)
 }
 
 // Rank returns how many replicas come before us in the order for a run, and false
 // if we take on no runs.
-func (m *Members) Rank(uid string) (int, bool) {
-	return m.view().rank(m.o.Name, bucketKey(BucketOf(uid)))
+func (m *Members) Rank(namespace, uid string) (int, bool) {
+	return m.view().rank(m.o.Name, namespace, bucketKey(BucketOf(uid)))
 }
 
 // Address returns where a live replica's relay endpoint is, as host:port.
@@ -202,7 +212,8 @@ func (m *Members) Address(name string) (string, bool) {
 	return s.address, s.address != "" && s.state() != Gone
 }
 
-// WatchedBy returns the buckets that each live replica but this one watches.
+// WatchedBy returns the buckets that each live replica but this one watches, of those
+// that watch all namespaces.
 func (m *Members) WatchedBy() map[string]Buckets { return m.view().watches }
 
 func (m *Members) view() *view {
@@ -289,10 +300,21 @@ func (m *Members) Leave(ctx context.Context, ended bool) {
 func (m *Members) refresh() {
 	m.mu.Lock()
 	states, watches := make(map[string]State, len(m.seen)+1), make(map[string]Buckets, len(m.seen))
+	scopes := map[string]scope{}
 	for name, s := range m.seen {
-		if state := s.state(); state != Gone {
-			states[name], watches[name] = state, s.watches
+		state := s.state()
+		switch {
+		case state == Gone:
+			continue
+		case s.scope == "":
+			watches[name] = s.watches
+		default:
+			scopes[name] = s.scope
 		}
+		states[name] = state
+	}
+	if own := scopeOf(m.o.Namespaces); own != "" {
+		scopes[m.o.Name] = own
 	}
 	switch {
 	case !m.alone && !m.heldLocked():
@@ -301,9 +323,10 @@ func (m *Members) refresh() {
 	default:
 		states[m.o.Name] = Live
 	}
-	changed, moved := !maps.Equal(states, m.current.states), !maps.Equal(watches, m.current.watches)
+	changed := !maps.Equal(states, m.current.states) || !maps.Equal(scopes, m.current.scopes)
+	moved := !maps.Equal(watches, m.current.watches)
 	if changed || moved {
-		m.current = newView(states, watches)
+		m.current = newView(states, watches, scopes)
 	}
 	m.mu.Unlock()
 	if changed && m.changed != nil {

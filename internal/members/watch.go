@@ -219,10 +219,10 @@ func (m *Members) substitute(name string, before sighting) *coordinationv1.Lease
 	}
 }
 
-// Gone reports whether a replica is gone, by a read of its Lease: what State says
-// may be older than what the replica did since. It is to be asked after that was
-// read which is to be taken from the replica.
-func (m *Members) Gone(ctx context.Context, name string) (bool, error) {
+// Gone reports whether a replica is gone to the runs of a namespace, by a read of its
+// Lease: what State says may be older than what the replica did since. It is to be
+// asked after that was read which is to be taken from the replica.
+func (m *Members) Gone(ctx context.Context, namespace, name string) (bool, error) {
 	if m.alone || len(validation.IsDNS1123Subdomain(name)) > 0 {
 		return true, nil // there is no such Lease
 	}
@@ -249,7 +249,7 @@ func (m *Members) Gone(ctx context.Context, name string) (bool, error) {
 	m.mu.Unlock()
 	m.refresh()
 	m.wake()
-	return !told && now.state() == Gone, nil
+	return !told && (now.state() == Gone || !now.scope.has(namespace)), nil
 }
 
 // forget deletes a Lease that nobody renewed for long.

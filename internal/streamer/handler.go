@@ -33,6 +33,8 @@ const (
 var (
 	// ErrNotFound says that there is no such run.
 	ErrNotFound = errors.New("run not found")
+	// ErrNotWatched says that no run of this namespace is known here.
+	ErrNotWatched = errors.New("namespace not watched")
 	// ErrBusy says that too many long answers are being read.
 	ErrBusy = errors.New("too many long answers are being read")
 )
@@ -79,7 +81,8 @@ func (v *View) load(ctx context.Context) (release func(), err error) {
 // Source answers for what no log knows: runs that are finished, waiting, or
 // were begun by another process.
 type Source interface {
-	// Find returns the run that has this name at present, or ErrNotFound. Any
+	// Find returns the run that has this name at present, or ErrNotFound, or
+	// ErrNotWatched. Any
 	// other error is answered with 503 and not shown: Find logs it itself.
 	Find(ctx context.Context, namespace, name string) (View, error)
 	// Created returns a channel that receives a value after a run of this name
@@ -351,6 +354,8 @@ func (h *Handler) found(w http.ResponseWriter, run name, v *View, err error) (*V
 	case errors.Is(err, ErrNotFound):
 		code, reason, message := notThere(run.name)
 		refuse(w, code, reason, message)
+	case errors.Is(err, ErrNotWatched):
+		refuse(w, http.StatusNotFound, "NotFound", "this manager does not watch the namespace \""+run.namespace+"\": ask the one that does")
 	default:
 		unavailable(w, "the run could not be looked up: try again")
 	}

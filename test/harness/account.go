@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -36,8 +37,9 @@ type Account struct {
 	namespace string
 }
 
-// AddAccount makes it in a namespace, with its files in dir.
-func (c *ControlPlane) AddAccount(ctx context.Context, namespace, dir string) (*Account, error) {
+// AddAccount makes it in a namespace, with its files in dir. It may work in all
+// namespaces, or in those that are named alone, by Roles.
+func (c *ControlPlane) AddAccount(ctx context.Context, namespace, dir string, watched ...string) (*Account, error) {
 	admin, err := kubernetes.NewForConfig(c.Config)
 	if err != nil {
 		return nil, err
@@ -51,25 +53,16 @@ func (c *ControlPlane) AddAccount(ctx context.Context, namespace, dir string) (*
 		return nil, err
 	}
 	subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: accountName}}
-	for _, file := range []string{"replica_role.yaml", "relay_role.yaml"} {
+	for _, file := range []string{"replica_role.yaml", "relay_role.yaml", "stream_ticket_role.yaml"} {
 		role := &rbacv1.Role{}
 		if err := readRBAC(file, role); err != nil {
 			return nil, err
 		}
-		role.Namespace, role.Name = namespace, accountName+"-"+role.Name
-		binding := &rbacv1.RoleBinding{
-			ObjectMeta: metav1.ObjectMeta{Name: role.Name, Namespace: namespace},
-			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name}, Subjects: subjects,
-		}
-		if err := errors.Join(c.Client.Create(ctx, role), c.Client.Create(ctx, binding)); err != nil {
+		if err := c.grant(ctx, namespace, role, subjects); err != nil {
 			return nil, err
 		}
 	}
-	everywhere := &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: namespace + "-" + accountName},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "manager-role"}, Subjects: subjects,
-	}
-	if err := c.Client.Create(ctx, everywhere); err != nil {
+	if err := c.letWork(ctx, namespace, subjects, watched); err != nil {
 		return nil, err
 	}
 	token, err := a.Token(ctx)
@@ -91,6 +84,39 @@ func (c *ControlPlane) AddAccount(ctx context.Context, namespace, dir string) (*
 		return nil, err
 	}
 	return a, errors.Join(os.WriteFile(a.Kubeconfig, raw, 0o600), os.WriteFile(a.TokenFile, []byte(relay), 0o600))
+}
+
+// grant gives subjects the rights of a role of config/rbac in a namespace.
+func (c *ControlPlane) grant(ctx context.Context, namespace string, role *rbacv1.Role, subjects []rbacv1.Subject) error {
+	role.Namespace, role.Name = namespace, accountName+"-"+role.Name
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name, Namespace: namespace},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name}, Subjects: subjects,
+	}
+	return errors.Join(c.Client.Create(ctx, role), c.Client.Create(ctx, binding))
+}
+
+// letWork gives subjects the rights to carry out runs, of all namespaces or of those
+// that are watched. What reviews readers is of the cluster in any case.
+func (c *ControlPlane) letWork(ctx context.Context, namespace string, subjects []rbacv1.Subject, watched []string) error {
+	role := "manager-role"
+	if len(watched) > 0 {
+		role = "system:auth-delegator"
+	}
+	errs := []error{c.Client.Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: namespace + "-" + accountName},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}, Subjects: subjects,
+	})}
+	for _, in := range watched {
+		everywhere, here := &rbacv1.ClusterRole{}, &rbacv1.Role{}
+		errs = append(errs, readRBAC("role.yaml", everywhere))
+		here.Name = everywhere.Name
+		here.Rules = slices.DeleteFunc(everywhere.Rules, func(r rbacv1.PolicyRule) bool {
+			return r.APIGroups[0] == "authentication.k8s.io" || r.APIGroups[0] == "authorization.k8s.io"
+		})
+		errs = append(errs, c.grant(ctx, in, here, subjects))
+	}
+	return errors.Join(errs...)
 }
 
 // Token asks for one of the account, as the kubelet does.
