@@ -3,6 +3,9 @@
 
 # The image that `make deploy` runs, for example IMG=registry.example/chatrun-operator:v1.
 IMG ?=
+# What the image says that it is.
+VERSION ?= dev
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 # Flags for `go test`, for example TESTFLAGS='-run TestDecide -count=1'.
 TESTFLAGS ?=
 # How long `make fuzz` gives each fuzz test, and what `make bench` measures.
@@ -37,7 +40,7 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 
 ##@ Develop
 
-.PHONY: build run test test-oracle test-readers test-load test-netns bench-replicas fuzz bench
+.PHONY: build run test test-oracle test-readers test-load test-netns test-image bench-replicas fuzz bench
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
 
@@ -63,6 +66,9 @@ test-load: ## Hold thousands of readers, half of which never read, and print wha
 test-netns: ## Cut links of replicas to the API server or the provider; needs Linux, root, ip and unshare.
 	@$(WITH_ASSETS) hack/netns.sh $(TESTFLAGS)
 
+test-image: ## Run the image as the Deployment says; needs Linux on x86-64, root, ip and unshare.
+	@$(WITH_ASSETS) hack/image.sh $(TESTFLAGS)
+
 bench-replicas: ## Print what one, two and three replicas carry, and what a share of 20,000 runs costs.
 	@$(WITH_ASSETS) CHATRUN_RUNS=1000 go test -count=1 -v -timeout=20m ./test/chaos -ginkgo.no-color -ginkgo.focus Throughput
 	@$(WITH_ASSETS) SHARDS_RUNS=20000 go test -run='^$$' -bench=Shards -benchtime=1x -timeout=30m ./test/shards
@@ -72,6 +78,16 @@ fuzz: ## Run each fuzz test for FUZZTIME (10s).
 
 bench: ## Run the benchmarks that BENCH matches (all).
 	@$(WITH_ASSETS) go test -run='^$$' -bench='$(BENCH)' -benchmem ./...
+
+##@ Release
+
+.PHONY: image image-push
+image: ## Build bin/chatrun-operator.tar, an OCI image for amd64 and arm64, without Docker.
+	@go run -C hack/image . build -root ../.. -out ../../bin/chatrun-operator.tar -version '$(VERSION)' -revision '$(REVISION)'
+
+image-push: ## Push it to IMG=…, by the credentials of `docker login`.
+	@test -n '$(IMG)' || { echo 'make image-push needs a name: make image-push IMG=registry.example/chatrun-operator:v1' >&2; exit 1; }
+	@go run -C hack/image . push -from ../../bin/chatrun-operator.tar '$(IMG)'
 
 ##@ Before you commit
 

@@ -70,8 +70,8 @@ scripts() {
 
 tidy() { (cd "$(dirname "$1")" && go mod tidy -diff); }
 
-# The tag is that of test/netns, which plain go commands leave out.
-vet() { (cd "$(dirname "$1")" && go vet -tags netns ./...); }
+# The tags are those of test/netns and of hack/image, which plain go commands leave out.
+vet() { (cd "$(dirname "$1")" && go vet -tags netns,image ./...); }
 
 check 'generated code is current' generated
 check 'Go code is formatted' formatted

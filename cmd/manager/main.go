@@ -10,6 +10,9 @@ import (
 	"fmt"
 	"os"
 
+	// The authorities that sign providers' certificates, for an image that holds
+	// nothing but the manager. Those of the machine come first where there are any.
+	_ "golang.org/x/crypto/x509roots/fallback"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
