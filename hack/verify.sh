@@ -74,6 +74,7 @@ tidy() { (cd "$(dirname "$1")" && go mod tidy -diff); }
 vet() { (cd "$(dirname "$1")" && go vet -tags netns,image ./...); }
 
 check 'generated code is current' generated
+check 'CRDs are compatible with the last release' go run ./hack/crdcompat hack/crdcompat/released config/crd/bases
 check 'Go code is formatted' formatted
 check 'shell scripts parse' scripts
 for mod in $modules; do check "tidy: $mod" tidy "$mod"; done
