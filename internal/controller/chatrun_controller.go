@@ -20,6 +20,7 @@ import (
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/members"
+	"chatrun.dev/operator/internal/metrics"
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
@@ -54,6 +55,7 @@ type ChatRunReconciler struct {
 	asked     asked
 
 	recorder events.EventRecorder
+	metrics  *metrics.Metrics
 	clock    clock.PassiveClock
 	// worker is our name, as it stands in status.worker.
 	worker  string
@@ -156,15 +158,18 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, r
 		r.pool.Stop(f.pool.UID, d.cause)
 		return d.after, nil
 	case settle:
+		r.catchUp(f)
 		r.settled(f.run)
 		return time.Nanosecond, nil
 	case forget:
+		r.catchUp(f)
 		r.forget(f)
 		if !f.lets() {
 			return d.after, nil
 		}
 		return d.after, r.record(ctx, f, d)
 	case expire:
+		r.catchUp(f)
 		r.forget(f)
 		return 0, r.client.Delete(ctx, f.run, client.Preconditions{UID: &f.run.UID, ResourceVersion: &f.run.ResourceVersion})
 	case ignore:
@@ -213,6 +218,7 @@ func (r *ChatRunReconciler) record(ctx context.Context, f facts, d decision) err
 	}
 	logFailure(ctx, d)
 	r.tell(f.run, d)
+	r.account(f.run, newsOf(before, f.run), d.outcome, d.failure)
 	r.settled(f.run)
 	return nil
 }
@@ -256,6 +262,9 @@ func (r *ChatRunReconciler) persist(ctx context.Context, run *v1alpha1.ChatRun, 
 	run.Status = next
 	if err := r.client.Status().Patch(ctx, run, locked(base), statusOwner); err != nil {
 		return false, err
+	}
+	if tookOver(base, run, r.worker) {
+		r.metrics.TakenOver()
 	}
 	return true, nil
 }
