@@ -83,6 +83,10 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	if err != nil {
 		return result, err
 	}
+	if f.run != nil {
+		// Whatever is said of this look, also of its title, says which attempt.
+		ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("attempt", attemptOf(f.run)))
+	}
 	d, ready, err := r.decide(ctx, &f)
 	after := d.after
 	if err == nil {
@@ -140,9 +144,6 @@ func (r *ChatRunReconciler) decide(ctx context.Context, f *facts) (decision, *pr
 // carryOut persists, acts and tells. It returns when to look again.
 func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, ready *prepared) (time.Duration, error) {
 	logger := log.FromContext(ctx).WithValues("row", d.row, "verb", d.verb)
-	if f.run != nil {
-		logger = logger.WithValues("attempt", attemptOf(f.run))
-	}
 	logger.V(1).Info("decided")
 	if d.row == 3 && f.otherOwnerLive {
 		r.hub.Elsewhere(runOf(f.run))
