@@ -25,20 +25,20 @@ const off = "0"
 
 // options are the flags.
 type options struct {
-	kubeconfig     string
-	healthAddress  string
-	metricsAddress string
-	stream         streamOptions
-	replica        replicaOptions
-	relay          relayOptions
-	egressProxy    string
-	noProxy        string
-	denyCIDRs      string
-	headerTimeout  time.Duration
-	maxStreams     int
-	shardRuns      bool
-	namespaces     []string
-	zap            zap.Options
+	kubeconfig    string
+	healthAddress string
+	metrics       metricsOptions
+	stream        streamOptions
+	replica       replicaOptions
+	relay         relayOptions
+	egressProxy   string
+	noProxy       string
+	denyCIDRs     string
+	headerTimeout time.Duration
+	maxStreams    int
+	shardRuns     bool
+	namespaces    []string
+	zap           zap.Options
 }
 
 // defaultMaxStreams is a quarter of a GiB for the streams themselves: some 50 KB
@@ -52,7 +52,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "",
 		"Path to a kubeconfig. Empty: $KUBECONFIG, then the ServiceAccount of the pod, then ~/.kube/config.")
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", "127.0.0.1:8081", "Address of /healthz and /readyz; 0 is off.")
-	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "Address of /metrics; 0 is off.")
+	o.metrics.bind(fs)
 	o.stream.bind(fs)
 	o.replica.bind(fs)
 	o.relay.bind(fs)
@@ -90,7 +90,7 @@ func parse(args []string) (*options, error) {
 // givenStream says whether the stream endpoint's address was given.
 func (o *options) complete(givenStream bool) error {
 	for name, address := range map[string]*string{
-		addressFlag: &o.stream.address, relayFlag: &o.relay.address, "health-probe-bind-address": &o.healthAddress, "metrics-bind-address": &o.metricsAddress,
+		addressFlag: &o.stream.address, relayFlag: &o.relay.address, "health-probe-bind-address": &o.healthAddress, metricsFlag: &o.metrics.address,
 	} {
 		if *address == "" || *address == off {
 			// For an empty one the metrics server would open a port to everybody.
@@ -113,7 +113,7 @@ func (o *options) complete(givenStream bool) error {
 	if err := o.completeNamespaces(); err != nil {
 		return err
 	}
-	return errors.Join(o.replica.complete(), o.relay.complete(o.stream.address))
+	return errors.Join(o.metrics.complete(), o.replica.complete(), o.relay.complete(o.stream.address))
 }
 
 // completeNamespaces checks which namespaces are to be watched.

@@ -34,6 +34,9 @@ func TestParse(t *testing.T) {
 		{"a Lease of a fraction", []string{"--lease-duration", "15500ms"}, "--lease-duration"},
 		{"a Lease that nobody believes", []string{"--lease-duration", "1h"}, "--lease-duration"},
 		{"a negative grace", []string{"--drain-grace", "-1s"}, "--drain-grace"},
+		{"metrics for all of this machine, with a certificate", []string{"--metrics-cert-dir", "/somewhere"}, "--metrics-cert-dir"},
+		{"a certificate for metrics that is missing", []string{"--metrics-bind-address", ":8443", "--metrics-cert-dir", "/missing"}, "--metrics-cert-dir"},
+		{"no port for metrics", []string{"--metrics-bind-address", "here"}, "--metrics-bind-address"},
 		{"an argument", []string{"run"}, `unexpected argument "run"`},
 		{"bad duration", []string{"--provider-header-timeout", "soon"}, "invalid value"},
 	} {
@@ -86,5 +89,28 @@ func TestRunSaysWhatIsWrong(t *testing.T) {
 	err := run(t.Context(), []string{"--kubeconfig", filepath.Join(t.TempDir(), "missing")})
 	if err == nil || !strings.Contains(err.Error(), "finding the API server") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestMetricsAddress: whatever others may reach asks who they are.
+func TestMetricsAddress(t *testing.T) {
+	for address, local := range map[string]bool{
+		"127.0.0.1:8080": true, "localhost:8080": true, "[::1]:8080": true, "127.1.2.3:0": true,
+		":8443": false, "0.0.0.0:8443": false, "[::]:8443": false, "10.0.0.1:8443": false, "metrics.example:8443": false,
+	} {
+		o, err := parse([]string{"--worker-name=me", "--metrics-bind-address", address})
+		if err != nil {
+			t.Fatal(err)
+		}
+		served, err := o.metrics.server()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if served.SecureServing == local || (served.FilterProvider == nil) != local {
+			t.Errorf("%s: HTTPS %t, asks %t", address, served.SecureServing, served.FilterProvider != nil)
+		}
+		if strings.HasPrefix(served.BindAddress, "localhost") {
+			t.Error("localhost is looked up")
+		}
 	}
 }

@@ -16,8 +16,8 @@ func TestAddressThatIsOff(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if o.metricsAddress != "0" {
-			t.Errorf("%q is passed on as %q", value, o.metricsAddress)
+		if o.metrics.address != "0" {
+			t.Errorf("%q is passed on as %q", value, o.metrics.address)
 		}
 	}
 }

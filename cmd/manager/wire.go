@@ -16,12 +16,13 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	crmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/access"
 	"chatrun.dev/operator/internal/controller"
 	"chatrun.dev/operator/internal/members"
+	"chatrun.dev/operator/internal/metrics"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
@@ -32,10 +33,14 @@ func (o *options) manager(cfg *rest.Config, sharing *controller.Sharing) (ctrl.M
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
+	served, err := o.metrics.server()
+	if err != nil {
+		return nil, err
+	}
 	all := controller.Slim(ctrl.Options{
 		Scheme:                 scheme,
 		HealthProbeBindAddress: o.healthAddress,
-		Metrics:                metricsserver.Options{BindAddress: o.metricsAddress},
+		Metrics:                served,
 	})
 	all = controller.Only(all, o.namespaces)
 	if sharing != nil {
@@ -59,8 +64,12 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager, replicas *members.
 	}
 	hub := streamer.NewHub()
 	hub.LogBytes, hub.TotalBytes, hub.Grace = o.stream.logBytes, o.stream.logTotalBytes, o.stream.logGrace
+	counted, err := metrics.New(crmetrics.Registry)
+	if err != nil {
+		return nil, fmt.Errorf("registering metrics: %w", err)
+	}
 	drain, err := controller.Setup(ctx, mgr, controller.Options{
-		Caller: caller, Hub: hub, Members: replicas, MaxConcurrentStreams: o.maxStreams, Sharing: sharing,
+		Caller: caller, Hub: hub, Members: replicas, MaxConcurrentStreams: o.maxStreams, Sharing: sharing, Metrics: counted,
 	})
 	if err != nil {
 		return nil, err
@@ -75,7 +84,7 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager, replicas *members.
 			source.Sharded()
 		}
 		relay := func(streams *streamer.Handler) error {
-			return o.relay.wire(mgr, hub, streams, o.replica, replicas)
+			return errors.Join(showReaders(counted, streams), o.relay.wire(mgr, hub, streams, o.replica, replicas))
 		}
 		if err := o.stream.wire(mgr, hub, source, relay); err != nil {
 			return nil, err

@@ -147,16 +147,22 @@ const (
 
 // question asks whether the caller has the right.
 func question(caller user.Info, namespace, name string) authorizationv1.SubjectAccessReviewSpec {
+	spec := asks(caller)
+	spec.ResourceAttributes = &authorizationv1.ResourceAttributes{
+		Verb: streamVerb, Group: streamGroup, Version: streamVersion, Resource: streamResource, Subresource: streamLog,
+		Namespace: namespace, Name: name,
+	}
+	return spec
+}
+
+// asks is a question about a caller, without what is asked.
+func asks(caller user.Info) authorizationv1.SubjectAccessReviewSpec {
 	extra := make(map[string]authorizationv1.ExtraValue, len(caller.GetExtra()))
 	for key, values := range caller.GetExtra() {
 		extra[key] = values
 	}
 	return authorizationv1.SubjectAccessReviewSpec{
 		User: caller.GetName(), UID: caller.GetUID(), Groups: caller.GetGroups(), Extra: extra,
-		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Verb: streamVerb, Group: streamGroup, Version: streamVersion, Resource: streamResource, Subresource: streamLog,
-			Namespace: namespace, Name: name,
-		},
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/metrics"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 	"chatrun.dev/operator/internal/title"
@@ -136,6 +137,7 @@ func (r *ChatRunReconciler) start(ctx context.Context, f facts, d decision, read
 		r.doubts.owe(f.key, owed{uid: f.run.UID, attempt: d.attempt, pass: f.pass})
 		return 0, fmt.Errorf("starting attempt %d: %w", d.attempt, err)
 	}
+	r.metrics.Begun(providerOf(f.run), ready.waited)
 	log.FromContext(ctx).V(1).Info("attempt started", "attempt", d.attempt, "model", attempt.Request.Model)
 	return untilDeadline(f.run, r.clock.Now()), nil
 }
@@ -195,7 +197,11 @@ func (r *ChatRunReconciler) attempt(run *v1alpha1.ChatRun, ready *prepared, numb
 			model = t.Model
 		}
 		a.Title = func(ctx context.Context) (string, error) {
-			return title.Generate(ctx, r.caller, to, model, prompt)
+			text, err := title.Generate(ctx, r.caller, to, model, prompt)
+			if err != nil {
+				r.metrics.Title(metrics.TitleFailed)
+			}
+			return text, err
 		}
 	}
 	return a

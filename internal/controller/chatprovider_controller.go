@@ -23,6 +23,7 @@ import (
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/members"
+	"chatrun.dev/operator/internal/metrics"
 	"chatrun.dev/operator/internal/provider"
 )
 
@@ -43,7 +44,8 @@ type ChatProviderReconciler struct {
 
 	members *members.Members
 	// asked are the providers that a run of ours found to be other than they say.
-	asked *asked
+	asked   *asked
+	metrics *metrics.Metrics
 }
 
 // asked is a set of names.
@@ -66,9 +68,14 @@ func (r *ChatProviderReconciler) ours(p *v1alpha1.ChatProvider) bool {
 // Reconcile brings one provider's conditions up to date.
 func (r *ChatProviderReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	p := &v1alpha1.ChatProvider{}
-	if err := r.client.Get(ctx, req.NamespacedName, p); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+	switch err := r.client.Get(ctx, req.NamespacedName, p); {
+	case apierrors.IsNotFound(err):
+		r.metrics.Forget(metrics.Provider(req.Namespace, req.Name))
+		return ctrl.Result{}, nil
+	case err != nil:
+		return ctrl.Result{}, err
 	}
+	r.metrics.Admit(metrics.Provider(req.Namespace, req.Name))
 	if !r.ours(p) {
 		return ctrl.Result{}, nil
 	}

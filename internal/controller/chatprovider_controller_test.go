@@ -77,7 +77,7 @@ func TestProviderReconcile(t *testing.T) {
 						return c.SubResource(sub).Patch(ctx, o, patch, opts...)
 					},
 				}).Build()
-			r := &ChatProviderReconciler{client: api, live: api, clock: testclock.NewFakePassiveClock(t0.Add(time.Hour)), members: members.Alone("me"), asked: &asked{}}
+			r := &ChatProviderReconciler{client: api, live: api, clock: testclock.NewFakePassiveClock(t0.Add(time.Hour)), members: members.Alone("me"), asked: &asked{}, metrics: newBench(t).r.metrics}
 			for range 3 {
 				result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)})
 				if (err != nil) != tc.err || result.RequeueAfter != tc.after {

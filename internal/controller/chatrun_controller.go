@@ -20,6 +20,7 @@ import (
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/members"
+	"chatrun.dev/operator/internal/metrics"
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
@@ -54,6 +55,7 @@ type ChatRunReconciler struct {
 	asked     asked
 
 	recorder events.EventRecorder
+	metrics  *metrics.Metrics
 	clock    clock.PassiveClock
 	// worker is our name, as it stands in status.worker.
 	worker  string
@@ -80,6 +82,10 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	f, err := r.observe(ctx, req.NamespacedName)
 	if err != nil {
 		return result, err
+	}
+	if f.run != nil {
+		// Whatever is said of this look, also of its title, says which attempt.
+		ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("attempt", attemptOf(f.run)))
 	}
 	d, ready, err := r.decide(ctx, &f)
 	after := d.after
@@ -138,9 +144,6 @@ func (r *ChatRunReconciler) decide(ctx context.Context, f *facts) (decision, *pr
 // carryOut persists, acts and tells. It returns when to look again.
 func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, ready *prepared) (time.Duration, error) {
 	logger := log.FromContext(ctx).WithValues("row", d.row, "verb", d.verb)
-	if f.run != nil {
-		logger = logger.WithValues("attempt", attemptOf(f.run))
-	}
 	logger.V(1).Info("decided")
 	if d.row == 3 && f.otherOwnerLive {
 		r.hub.Elsewhere(runOf(f.run))
@@ -156,15 +159,18 @@ func (r *ChatRunReconciler) carryOut(ctx context.Context, f facts, d decision, r
 		r.pool.Stop(f.pool.UID, d.cause)
 		return d.after, nil
 	case settle:
+		r.catchUp(f)
 		r.settled(f.run)
 		return time.Nanosecond, nil
 	case forget:
+		r.catchUp(f)
 		r.forget(f)
 		if !f.lets() {
 			return d.after, nil
 		}
 		return d.after, r.record(ctx, f, d)
 	case expire:
+		r.catchUp(f)
 		r.forget(f)
 		return 0, r.client.Delete(ctx, f.run, client.Preconditions{UID: &f.run.UID, ResourceVersion: &f.run.ResourceVersion})
 	case ignore:
@@ -213,6 +219,7 @@ func (r *ChatRunReconciler) record(ctx context.Context, f facts, d decision) err
 	}
 	logFailure(ctx, d)
 	r.tell(f.run, d)
+	r.account(f.run, newsOf(before, f.run), d.outcome, d.failure)
 	r.settled(f.run)
 	return nil
 }
@@ -256,6 +263,9 @@ func (r *ChatRunReconciler) persist(ctx context.Context, run *v1alpha1.ChatRun, 
 	run.Status = next
 	if err := r.client.Status().Patch(ctx, run, locked(base), statusOwner); err != nil {
 		return false, err
+	}
+	if tookOver(base, run, r.worker) {
+		r.metrics.TakenOver()
 	}
 	return true, nil
 }

@@ -25,6 +25,8 @@ type prepared struct {
 	question conversation
 	// digest is that of what was copied for the question; empty if nothing was.
 	digest string
+	// waited is how long it waited for its place.
+	waited time.Duration
 }
 
 // prepare gathers what the next attempt needs, the cheap things first: what the
@@ -40,10 +42,11 @@ func (r *ChatRunReconciler) prepare(ctx context.Context, f *facts) (*prepared, e
 	if f.wait = wait; wait != nil || err != nil {
 		return nil, err
 	}
-	if f.wait = r.place(run, p, f.owed); f.wait != nil {
+	waited, wait := r.place(run, p, f.owed)
+	if f.wait = wait; wait != nil {
 		return nil, nil
 	}
-	ready := &prepared{provider: p}
+	ready := &prepared{provider: p, waited: waited}
 	ready.to, wait, err = r.endpoint(ctx, p)
 	if f.wait = wait; wait != nil || err != nil {
 		return nil, err
@@ -80,21 +83,22 @@ func (r *ChatRunReconciler) pinned(ctx context.Context, f *facts) (*v1alpha1.Cha
 	return parent, wait, err
 }
 
-// place asks for a place, or takes one for an attempt that is counted already.
-func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvider, owed bool) *waitReason {
+// place asks for a place, or takes one for an attempt that is counted already. It
+// returns how long the run waited for it.
+func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvider, owed bool) (time.Duration, *waitReason) {
 	claim := places.Claim{
 		Key: placeOf(run.Namespace, run.Name), UID: string(run.UID),
 		Provider: string(p.UID), Model: modelOf(run, p), Created: run.CreationTimestamp.Time,
 	}
 	if claim.Limit = limitOf(p); claim.Limit > 0 {
 		if r.sharing != nil && !owed && !r.sharing.knows() {
-			return &waitReason{after: sharingLook, turn: true}
+			return 0, &waitReason{after: sharingLook, turn: true}
 		}
 		claim.Elsewhere = r.abroad.at(run.Namespace, p.Name)
 	}
 	if owed {
 		r.places.Force(claim)
-		return nil
+		return 0, nil
 	}
 	answer, waited := r.places.Ask(claim)
 	switch {
@@ -102,19 +106,19 @@ func (r *ChatRunReconciler) place(run *v1alpha1.ChatRun, p *v1alpha1.ChatProvide
 	case waited == 0 && run.Status.RetryingAt == nil && reasonOf(run) != v1alpha1.ReasonQueued:
 		// One whose status promises a time that is over is told of sooner, and one of
 		// which it is told already need not be.
-		return &waitReason{after: r.queuedTurns.wait(r.clock.Now()), queued: true}
+		return 0, &waitReason{after: r.queuedTurns.wait(r.clock.Now()), queued: true}
 	default:
-		return &waitReason{after: queuedGrace - waited, queued: true}
+		return 0, &waitReason{after: queuedGrace - waited, queued: true}
 	}
 	switch answer {
 	case places.Granted:
-		return nil
+		return waited, nil
 	case places.ProviderFull:
-		return queued(providerFullMessage)
+		return 0, queued(providerFullMessage)
 	case places.ProviderRefuses:
-		return queued(providerRefusesMessage)
+		return 0, queued(providerRefusesMessage)
 	default:
-		return queued(managerFullMessage)
+		return 0, queued(managerFullMessage)
 	}
 }
 

@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +29,7 @@ import (
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/members"
+	"chatrun.dev/operator/internal/metrics"
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
@@ -76,6 +79,8 @@ type bench struct {
 	// whether it takes effect all the same.
 	createFault  error
 	createStands bool
+	// registry has what was counted.
+	registry *prometheus.Registry
 	// deletes are the options of all deletes.
 	deletes []client.DeleteOptions
 }
@@ -120,10 +125,15 @@ func (b *bench) begin(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	b.registry = prometheus.NewRegistry()
+	counted, err := metrics.New(b.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
 	b.r = &ChatRunReconciler{
 		client: b.api, live: b.api, caller: b.caller, hub: hub, pool: pool, providers: newQueue(),
 		places:   places.New(0, func(places.Key) {}),
-		recorder: events.NewFakeRecorder(100), clock: b.clock, worker: "me", members: members.Alone("me"),
+		recorder: events.NewFakeRecorder(100), metrics: counted, clock: b.clock, worker: "me", members: members.Alone("me"),
 	}
 }
 
@@ -300,8 +310,45 @@ func TestOutcomeAfterAWriteOfUnknownResult(t *testing.T) {
 			if len(b.caller.asked) != 0 {
 				t.Error("asked again")
 			}
+			b.accounts(t, tc.outcome)
 		})
 	}
+}
+
+// accounts: one attempt was begun, and its end is counted once, whatever became of
+// the write that tells of it.
+func (b *bench) accounts(t *testing.T, outcome error) {
+	t.Helper()
+	want := map[string]float64{"chatrun_attempts_total": 1, "chatrun_attempt_outcomes_total": 1, "chatrun_runs_finished_total": 1, "chatrun_retries_total": 0}
+	if errors.Is(outcome, overloaded) {
+		want["chatrun_runs_finished_total"], want["chatrun_retries_total"] = 0, 1
+	}
+	for name, n := range want {
+		if got := b.counted(t, name); got != n {
+			t.Errorf("%s is %v, want %v", name, got, n)
+		}
+	}
+}
+
+// counted returns the sum of a counter, over all series with these values of labels.
+func (b *bench) counted(t *testing.T, name string, values ...string) (sum float64) {
+	t.Helper()
+	families, err := b.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var of []string
+			for _, l := range m.GetLabel() {
+				of = append(of, l.GetValue())
+			}
+			if f.GetName() == name && !slices.ContainsFunc(values, func(v string) bool { return !slices.Contains(of, v) }) {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }
 
 func TestRefused(t *testing.T) {

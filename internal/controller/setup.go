@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -23,6 +24,7 @@ import (
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/internal/members"
+	"chatrun.dev/operator/internal/metrics"
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
@@ -57,22 +59,35 @@ type Options struct {
 	// Sharing keeps the share of the runs that the manager's cache holds; nil if it
 	// holds all of them.
 	Sharing *Sharing
+	// Metrics count what happens; nil counts where nobody looks.
+	Metrics *metrics.Metrics
 	// Clock is the real one if nil.
 	Clock clock.PassiveClock
+}
+
+// complete fills in what was left out.
+func (o *Options) complete() (err error) {
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.Metrics == nil {
+		o.Metrics, err = metrics.New(prometheus.NewRegistry())
+	}
+	return err
 }
 
 // Setup adds both reconcilers, the pool that makes their attempts, and the members
 // that they share the runs with, to a manager. What it returns ends the attempts in
 // order, before the manager is stopped.
 func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
-	if o.Clock == nil {
-		o.Clock = clock.RealClock{}
+	if err := o.complete(); err != nil {
+		return nil, err
 	}
 	runs, providers := newQueue(), newQueue()
 	r := &ChatRunReconciler{
 		client: mgr.GetClient(), live: mgr.GetAPIReader(),
 		caller: o.Caller, hub: o.Hub, providers: providers,
-		recorder: mgr.GetEventRecorder(reportingController), clock: o.Clock, worker: o.Members.Me(), members: o.Members,
+		recorder: mgr.GetEventRecorder(reportingController), metrics: o.Metrics, clock: o.Clock, worker: o.Members.Me(), members: o.Members,
 		sharded: o.Sharing != nil, sharing: o.Sharing,
 	}
 	r.pool = streamer.NewPool(o.Caller, o.Hub, func(run streamer.Run) {
@@ -107,9 +122,12 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 	err = ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.ChatProvider{}).
 		WatchesRawSource(providers).
-		Complete(&ChatProviderReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), clock: o.Clock, members: o.Members, asked: &r.asked})
+		Complete(&ChatProviderReconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), clock: o.Clock, members: o.Members, asked: &r.asked, metrics: o.Metrics})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the ChatProvider controller: %w", err)
+	}
+	if err := o.Metrics.Show(r.states(o)); err != nil {
+		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
 	return share(mgr, o, r, runs, providers)
 }
@@ -129,7 +147,11 @@ func share(mgr ctrl.Manager, o Options, r *ChatRunReconciler, runs, providers *q
 		moved = o.Sharing.signal
 		err = errors.Join(err, mgr.Add(o.Sharing))
 	}
-	o.Members.Observe(r.pool.Fence, changed, moved)
+	fence := func() {
+		r.pool.Fence()
+		r.metrics.Fenced()
+	}
+	o.Members.Observe(fence, changed, moved)
 	return drain, errors.Join(err, mgr.Add(o.Members))
 }
 

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"chatrun.dev/operator/api/v1alpha1"
+	"chatrun.dev/operator/internal/metrics"
 )
 
 // titlePrompt returns the question that a title is to be made of, and false if
@@ -51,12 +52,18 @@ func (r *ChatRunReconciler) handTitle(ctx context.Context, f facts, d decision, 
 	switch err := r.writeTitle(ctx, f); {
 	case err == nil:
 		r.pool.SettleTitle(uid)
+		result := metrics.TitleWritten
+		if f.run.Annotations[v1alpha1.AnnotationTitle] != f.pool.Title {
+			result = metrics.TitleSuperseded
+		}
+		r.metrics.Title(result)
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		return after, err
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		// Trying again would be refused again, unlike when the server is busy.
 		log.FromContext(ctx).Error(err, "the API server refuses the title, so it is dropped")
 		r.pool.SettleTitle(uid)
+		r.metrics.Title(metrics.TitleRefused)
 	default:
 		log.FromContext(ctx).Error(err, "the title is tried again")
 		if after == 0 || titleRetry < after {

@@ -84,6 +84,8 @@ type seat struct {
 	Claim
 	gate  *gate
 	begun bool
+	// waited is how long its run waited for it.
+	waited time.Duration
 }
 
 // namespace is what fairness looks at.
@@ -107,7 +109,7 @@ func New(limit int, wake func(Key)) *Places {
 
 // Ask asks for a place. A run that gets none waits for its turn, and is woken.
 // It may be asked again: a run that has a place keeps it, and one that waits
-// keeps its turn. The second result says how long it waits already.
+// keeps its turn. The second result says how long it waits already, or waited.
 func (p *Places) Ask(c Claim) (Answer, time.Duration) {
 	p.mu.Lock()
 	now := time.Now()
@@ -124,6 +126,8 @@ func (p *Places) Ask(c Claim) (Answer, time.Duration) {
 	answer, waited := Granted, time.Duration(0)
 	if w := p.waiting[c.Key]; w != nil {
 		answer, waited = why(to, now), now.Sub(w.since)
+	} else if held := p.held[c.Key]; held != nil {
+		waited = held.waited
 	}
 	p.alarms(to.provider, now)
 	if s != nil {
@@ -229,6 +233,7 @@ func (p *Places) dispatch(now time.Time) []Key {
 		w := next.oldest()
 		p.dequeue(w)
 		p.seat(w.Claim, w.gate, now)
+		p.held[w.Key].waited = now.Sub(w.since)
 		p.alarms(w.gate.provider, now)
 		woken = append(woken, w.Key)
 	}

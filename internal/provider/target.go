@@ -177,3 +177,22 @@ func (n noProxy) covers(target *url.URL) bool {
 	}
 	return n.all
 }
+
+// Server returns the host that is asked, with its port if the base URL names one;
+// empty if there is none.
+func (e Endpoint) Server() string {
+	base := e.BaseURL
+	if base == "" {
+		switch e.Type {
+		case OpenAI:
+			base = openAI.defaultBase
+		case Anthropic:
+			base = anthropic.defaultBase
+		}
+	}
+	u, err := url.Parse(base)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}

@@ -62,12 +62,23 @@ type Outcome struct {
 	FinishReason provider.FinishReason
 	// Usage is what the provider reported, also with a failure.
 	Usage provider.Usage
-	// FirstPart is when the first part came, of text or reasoning; zero if none did.
-	FirstPart time.Time
+	// Started and Ended are when the call was made and when it was over, FirstPart when
+	// the first part came, of text or reasoning; zero if none did.
+	Started, FirstPart, Ended time.Time
+	// Called is who was asked.
+	Called Called
 	// Failure is set if the attempt failed by itself.
 	Failure *chatretry.Failure
 	// Cause is set if we ended the attempt: one of this package's causes.
 	Cause error
+}
+
+// Called is who an attempt asked, without what is secret of it.
+type Called struct {
+	Type  provider.Type
+	Model string
+	// Server is the host of the endpoint, with its port if the URL names one.
+	Server string
 }
 
 // Good reports whether the answer is complete.
@@ -83,6 +94,7 @@ func (p *Pool) attempt(ctx context.Context, cancel context.CancelCauseFunc, e *e
 		defer guard.Stop()
 	}
 	var d draft
+	started := time.Now()
 	result, err := call(ctx, p.caller, a, func(part provider.Part) {
 		if guard != nil {
 			guard.Reset(a.IdleTimeout)
@@ -100,7 +112,8 @@ func (p *Pool) attempt(ctx context.Context, cancel context.CancelCauseFunc, e *e
 	})
 	o := &Outcome{
 		Attempt: a.Number, Text: d.text.String(), Bytes: d.bytes,
-		Usage: result.Usage, FirstPart: d.first,
+		Usage: result.Usage, Started: started, FirstPart: d.first, Ended: time.Now(),
+		Called: Called{Type: a.Endpoint.Type, Model: a.Request.Model, Server: a.Endpoint.Server()},
 	}
 	if err == nil {
 		// Also if our cancel came meanwhile: the answer is complete and paid for.

@@ -196,6 +196,9 @@ func TestSeats(t *testing.T) {
 		if code, _ := join(other); code != http.StatusTooManyRequests {
 			t.Errorf("a fourth reader in all: %d", code)
 		}
+		if c := handler.Counts(); c.Readers != 3 || c.RefusedReaders != 2 {
+			t.Errorf("counted: %+v", c)
+		}
 		leave()
 		code, last := join(helloPath)
 		defer last()

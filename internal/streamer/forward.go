@@ -28,6 +28,7 @@ func (h *Handler) Relay(guard Admitter) http.Handler {
 			return
 		}
 		if !h.relays.take(run, h.MaxRelays, 0) {
+			h.counts.refusedRelays.Add(1)
 			w.Header().Set("Retry-After", retryAfter)
 			refuse(w, http.StatusTooManyRequests, "TooManyRequests", "too many runs are relayed: try again later")
 			return

@@ -127,6 +127,7 @@ type Handler struct {
 	guard  Guard
 	seats  seats
 	relays seats
+	counts counts
 	mux    *http.ServeMux
 }
 
@@ -218,6 +219,7 @@ func (h *Handler) seat(w http.ResponseWriter, r *http.Request, run name, serve f
 		return
 	}
 	if !h.seats.take(run, h.MaxReaders, h.MaxReadersPerRun) {
+		h.counts.refusedReaders.Add(1)
 		w.Header().Set("Retry-After", retryAfter)
 		refuse(w, http.StatusTooManyRequests, "TooManyRequests", "too many readers of this run, or in all: try again later")
 		return

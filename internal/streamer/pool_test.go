@@ -210,6 +210,9 @@ func TestOutcome(t *testing.T) {
 				if (o.FinishReason != "") != test.good || o.FirstPart.IsZero() != (test.text == "") {
 					t.Errorf("finish reason %q, first part %s", o.FinishReason, o.FirstPart)
 				}
+				if took := o.Ended.Sub(o.Started); took != test.took || !o.Started.Equal(began) {
+					t.Errorf("started at %s and took %s, as told", o.Started, took)
+				}
 				var class chatretry.Class
 				if o.Failure != nil {
 					class = o.Failure.Class

@@ -125,6 +125,8 @@ func (h *Handler) settle(w http.ResponseWriter, r *http.Request, l *log, q query
 
 // run relays until the run ends, or is this replica's, or cannot be had.
 func (r *relay) run(ctx context.Context) {
+	r.counts.fetched.Add(1)
+	defer r.counts.fetched.Add(-1)
 	for ctx.Err() == nil {
 		// What is told from here on is news.
 		select {
@@ -257,6 +259,9 @@ func (r *relay) receive(body io.Reader, silence *time.Timer) error {
 		f, err := in.next()
 		if err == nil {
 			silence.Reset(silentBeats * r.Heartbeat)
+			if f.comment == "" {
+				r.counts.frames.Add(1)
+			}
 			err = c.take(f)
 		}
 		if err != nil {

@@ -31,6 +31,9 @@ func TestRelay(t *testing.T) {
 		if got := all.connections(); got != 1 {
 			t.Fatalf("%d connections", got)
 		}
+		if c := b.handler.Counts(); c.Fetched != 1 || c.Readers != 22 {
+			t.Errorf("counted at the edge: %+v", c)
+		}
 		_, want := play(a.hub, func(int) { rest(t.Context(), 100*time.Millisecond) })
 		synctest.Wait()
 		for _, done := range append(ends, textDone, openAIDone) {
@@ -54,6 +57,13 @@ func TestRelay(t *testing.T) {
 			t.Errorf("openai %q", openAI)
 		}
 		synctest.Wait()
+		// The frames that readers saw, and the ledger; no heartbeat, and nothing twice.
+		if c := b.handler.Counts(); c.Fetched != 0 || c.Readers != 0 || c.Frames < uint64(len(own)) || c.Frames > uint64(len(own))+2 {
+			t.Errorf("counted at the edge, of %d frames: %+v", len(own), c)
+		}
+		if c := a.handler.Counts(); c.Forwarded != 0 || c.Frames != 0 {
+			t.Errorf("counted at the owner: %+v", c)
+		}
 		if all.connections() != 0 || a.hub.Readers() != 0 || b.hub.Readers() != 0 || len(b.hub.logs) != 0 {
 			t.Errorf("%d connections, %d and %d readers, %d logs", all.connections(), a.hub.Readers(), b.hub.Readers(), len(b.hub.logs))
 		}

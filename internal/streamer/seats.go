@@ -44,3 +44,9 @@ func (s *seats) giveBack(run name) {
 		delete(s.runs, run)
 	}
 }
+
+func (s *seats) taken() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.total
+}

@@ -309,6 +309,9 @@ func TestRelaysAreBounded(t *testing.T) {
 		if a, b := <-codes, <-codes; a != http.StatusTooManyRequests || b != http.StatusTooManyRequests {
 			t.Errorf("%d, %d", a, b)
 		}
+		if c := h.Counts(); c.Forwarded != 3 || c.RefusedRelays != 2 || c.Readers != 0 {
+			t.Errorf("counted: %+v", c)
+		}
 		_, done := (&replica{handler: h}).attend(ctx, helloPath, "")
 		synctest.Wait()
 		if hub.Readers() != 4 {

@@ -92,6 +92,7 @@ func TestDefaultAppliesAndGrantsTheLeast(t *testing.T) {
 		"clusterrole.rbac.authorization.k8s.io/chatrun-manager-role", "deployment.apps/chatrun-manager",
 		"clusterrole.rbac.authorization.k8s.io/chatrun-viewer", "clusterrole.rbac.authorization.k8s.io/chatrun-editor",
 		"clusterrole.rbac.authorization.k8s.io/chatrun-stream-reader", "clusterrole.rbac.authorization.k8s.io/chatprovider-admin",
+		"clusterrole.rbac.authorization.k8s.io/chatrun-metrics-reader", "service/chatrun-metrics",
 	} {
 		if !strings.Contains(answer, object+" ") {
 			t.Errorf("config/default has no %s:\n%s", object, answer)
