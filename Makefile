@@ -124,8 +124,9 @@ deploy: ## Install CRDs, roles and the manager; needs IMG=… that your cluster 
 	@$(WITH_KUBECTL) "$$kubectl" kustomize config/default | sed 's|image: chatrun-operator:latest|image: $(IMG)|' | \
 		"$$kubectl" apply --server-side -f -
 
-undeploy: ## Remove what deploy installed, with every ChatRun and ChatProvider.
-	@$(WITH_KUBECTL) "$$kubectl" delete --ignore-not-found -k config/default
+undeploy: ## Remove what deploy installed but the CRDs: runs and providers stay (see uninstall).
+	@$(WITH_KUBECTL) "$$kubectl" delete --ignore-not-found -k config/operator && \
+		"$$kubectl" delete --ignore-not-found -k config/rbac/users
 
 ##@ Housekeeping
 
