@@ -128,7 +128,9 @@ deploy: ## Install CRDs, roles and the manager; needs IMG=… that your cluster 
 		"$$kubectl" apply --server-side -f -
 
 undeploy: ## Remove what deploy installed but the CRDs: runs and providers stay (see uninstall).
-	@$(WITH_KUBECTL) "$$kubectl" delete --ignore-not-found -k config/operator && \
+	@$(WITH_KUBECTL) "$$kubectl" delete --ignore-not-found -f config/front-door/apiservice.yaml \
+		-f config/front-door/authentication_reader.yaml -f config/namespaced/auth_delegator.yaml && \
+		"$$kubectl" delete --ignore-not-found -k config/operator && \
 		"$$kubectl" delete --ignore-not-found -k config/rbac/users
 
 ##@ Housekeeping
