@@ -91,7 +91,7 @@ image-push: ## Push it to IMG=…, by the credentials of `docker login`.
 
 ##@ Before you commit
 
-.PHONY: generate manifests fmt lint verify
+.PHONY: generate manifests dist fmt lint verify
 generate: ## Write the deep copies of api/, docs/failures.md, and the TypeScript of api/stream.
 	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 	go run ./hack/failures >docs/failures.md
@@ -100,6 +100,9 @@ generate: ## Write the deep copies of api/, docs/failures.md, and the TypeScript
 manifests: ## Write the CRDs and the manager's role from api/ and the markers in the code.
 	$(TOOL) controller-gen crd paths=./api/... output:crd:artifacts:config=config/crd/bases
 	$(TOOL) controller-gen rbac:roleName=manager-role paths='./internal/...;./cmd/...' output:rbac:artifacts:config=config/rbac
+
+dist: ## Write dist/install.yaml and the chart's copies from config/.
+	@$(WITH_ASSETS) hack/dist.sh
 
 fmt: ## Format all Go code.
 	@hack/lint.sh fmt
@@ -124,8 +127,11 @@ deploy: ## Install CRDs, roles and the manager; needs IMG=… that your cluster 
 	@$(WITH_KUBECTL) "$$kubectl" kustomize config/default | sed 's|image: chatrun-operator:latest|image: $(IMG)|' | \
 		"$$kubectl" apply --server-side -f -
 
-undeploy: ## Remove what deploy installed, with every ChatRun and ChatProvider.
-	@$(WITH_KUBECTL) "$$kubectl" delete --ignore-not-found -k config/default
+undeploy: ## Remove what deploy installed but the CRDs: runs and providers stay (see uninstall).
+	@$(WITH_KUBECTL) "$$kubectl" delete --ignore-not-found -f config/front-door/apiservice.yaml \
+		-f config/front-door/authentication_reader.yaml -f config/namespaced/auth_delegator.yaml && \
+		"$$kubectl" delete --ignore-not-found -k config/operator && \
+		"$$kubectl" delete --ignore-not-found -k config/rbac/users
 
 ##@ Housekeeping
 

@@ -162,3 +162,33 @@ func canI(t *testing.T, k kubectl, questions []question) {
 		}
 	}
 }
+
+// TestNamespacedGrantsInTheNamespaceAlone: config/namespaced and its part for each
+// watched namespace, as docs/install.md puts them together.
+func TestNamespacedGrantsInTheNamespaceAlone(t *testing.T) {
+	k := start(t)
+	if _, warnings, err := k.run(t, "", "create", "namespace", "team-a"); err != nil {
+		t.Fatalf("creating a namespace: %v\n%s", err, warnings)
+	}
+	k.apply(t, "namespaced")
+	rendered, warnings, err := k.run(t, "", "kustomize", filepath.Join("..", "..", "config", "namespaced", "watched"))
+	if err != nil || warnings != "" {
+		t.Fatalf("rendering config/namespaced/watched: %v\n%s", err, warnings)
+	}
+	if _, warnings, err := k.run(t, rendered, "apply", "--server-side", "--namespace=team-a", "--filename=-"); err != nil {
+		t.Fatalf("applying config/namespaced/watched: %v\n%s", err, warnings)
+	}
+	canI(t, k, []question{
+		{"yes", []string{"watch", "chatruns.chatrun.dev", "--namespace=team-a"}},
+		{"yes", []string{"patch", "chatruns.chatrun.dev/x", "--subresource=status", "--namespace=team-a"}},
+		{"yes", []string{"get", "secrets/x", "--namespace=team-a"}},
+		{"yes", []string{"create", "events.events.k8s.io", "--namespace=team-a"}},
+		{"no", []string{"list", "secrets", "--namespace=team-a"}},
+		{"no", []string{"get", "chatruns.chatrun.dev", "--namespace=default"}},
+		{"no", []string{"get", "secrets/x", "--namespace=default"}},
+		{"no", []string{"watch", "chatruns.chatrun.dev", "--all-namespaces"}},
+		{"yes", []string{"create", "tokenreviews.authentication.k8s.io"}},
+		{"yes", []string{"create", "subjectaccessreviews.authorization.k8s.io"}},
+		{"yes", []string{"watch", "leases.coordination.k8s.io", "--namespace=chatrun-system"}},
+	})
+}
