@@ -36,6 +36,7 @@ func (o *options) manager(cfg *rest.Config, sharing *controller.Sharing) (ctrl.M
 		Scheme:                 scheme,
 		HealthProbeBindAddress: o.healthAddress,
 		Metrics:                metricsserver.Options{BindAddress: o.metricsAddress},
+		PprofBindAddress:       o.pprofAddress,
 	})
 	all = controller.Only(all, o.namespaces)
 	if sharing != nil {
