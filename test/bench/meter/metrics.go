@@ -1,6 +1,8 @@
 // Copyright The ChatRun Authors.
 // SPDX-License-Identifier: Apache-2.0
 
+// Package meter looks at processes from outside: what the scheduler and the memory
+// of the machine say of them, and what they say of themselves at /metrics.
 package meter
 
 import (

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -62,7 +63,7 @@ func (c chart) draw(g rows.Growth, path string) error {
 	p := plot.New()
 	p.Title.Text = c.title + ", one load spread over ever more runs"
 	p.X.Label.Text, p.Y.Label.Text = "runs that stream at once", c.unit
-	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{}
+	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, ticks(g)
 	p.Y.Min = 0
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Add(plotter.NewGrid())
@@ -71,4 +72,13 @@ func (c chart) draw(g rows.Growth, path string) error {
 	}
 	p.Y.Min = 0
 	return p.Save(width, height, path)
+}
+
+// ticks are the numbers of runs that were measured.
+func ticks(g rows.Growth) plot.ConstantTicks {
+	marks := make(plot.ConstantTicks, len(g.Points))
+	for i, p := range g.Points {
+		marks[i] = plot.Tick{Value: float64(p.Runs), Label: strconv.Itoa(p.Runs)}
+	}
+	return marks
 }
