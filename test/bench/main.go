@@ -116,6 +116,11 @@ func measure(ctx context.Context, o options) error {
 		if err != nil {
 			return err
 		}
+		if o.profiles != "" {
+			// Who is looked into is slower, and is not judged.
+			fmt.Printf("The profiles are in %s.\n", o.profiles)
+			return nil
+		}
 		fmt.Printf("%s\n%s", report.Table(), report.Notes())
 		if err := figures.Write(filepath.Join(o.out, resultsFile), report); err != nil {
 			return err

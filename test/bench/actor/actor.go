@@ -69,6 +69,7 @@ type duplex struct {
 	io.WriteCloser
 }
 
+// Close implements io.Closer.
 func (d duplex) Close() error { return errors.Join(d.ReadCloser.Close(), d.WriteCloser.Close()) }
 
 // Actor is one, as seen from the conductor's process.

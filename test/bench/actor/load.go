@@ -255,7 +255,7 @@ func (l *Load) call(i Idle, n int) (first, whole float64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	began := meter.Monotonic()
-	resp, err := ask(ctx, &l.direct, i.Provider, i.Model, fmt.Sprintf("direct %d", n))
+	resp, err := ask(ctx, &l.direct, i.Provider, i.Model, fmt.Sprintf("direct %d", n)) //nolint:bodyclose // reading closes it
 	if err != nil {
 		return 0, 0, err
 	}
@@ -277,7 +277,7 @@ func (l *Load) apply(i Idle, n int) (first, whole float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	resp, err := l.direct.Do(req)
+	resp, err := l.direct.Do(req) //nolint:bodyclose // reading closes it
 	if err != nil {
 		return 0, 0, err
 	}

@@ -35,8 +35,9 @@ func TestMain(m *testing.M) {
 	for n := 0; ; n++ {
 		select {
 		case <-closed:
-			os.Exit(int(memory[n%len(memory)]) % 1)
+			os.Exit(0)
 		default:
+			memory[n%len(memory)]++
 		}
 	}
 }

@@ -59,7 +59,7 @@ func (w *World) relayByManager(ctx context.Context, l Load, silent bool) (_ Rela
 	if err := pause(ctx, w.Scale.Settling); err != nil {
 		return Relayed{}, err
 	}
-	_, before, err := usage(m.PID())
+	before, err := meter.Resident(m.PID())
 	if err != nil {
 		return Relayed{}, err
 	}
@@ -86,7 +86,7 @@ func (w *World) relayByCopier(ctx context.Context, l Load, silent bool) (_ Relay
 	if err := pause(ctx, w.Scale.Settling); err != nil {
 		return Relayed{}, err
 	}
-	_, before, err := usage(w.copier.PID)
+	before, err := meter.Resident(w.copier.PID)
 	if err != nil {
 		return Relayed{}, err
 	}
@@ -127,7 +127,7 @@ func (w *World) look(ctx context.Context, pid int, g actor.Group, l Load, silent
 			return Relayed{}, err
 		}
 	}
-	_, after, err := usage(pid)
+	after, err := meter.Resident(pid)
 	if err != nil {
 		return Relayed{}, err
 	}

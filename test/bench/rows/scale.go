@@ -47,9 +47,9 @@ type Scale struct {
 // Full is the scale of the budgets.
 func Full() Scale {
 	return Scale{
-		Workers: 16, FloorWorkers: []int{8, 16, 32}, Window: 10 * time.Second, Settling: 2 * time.Second, Quiet: time.Second,
+		Workers: 16, FloorWorkers: []int{8, 16, 32}, Window: 8 * time.Second, Settling: 2 * time.Second, Quiet: time.Second,
 		Many: Load{1000, 5}, Fast: Load{100, 50}, Huge: Load{10_000, 0.1}, Silent: 1000,
-		Crowd: 1000, OneByOne: 25,
+		Crowd: 1000, OneByOne: 20,
 		Burst: 200, LargeBurst: 1000, Floor: 400, Counted: 50,
 		Offered: 12 * time.Second, Stored: 20_000, Starts: 3, SoakParts: 150,
 		Growth: []Load{{10, 100}, {100, 10}, {1000, 1}, {5000, 0.2}},

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,7 +21,6 @@ import (
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/test/bench/actor"
-	"chatrun.dev/operator/test/bench/meter"
 	"chatrun.dev/operator/test/harness"
 )
 
@@ -104,8 +104,8 @@ func (w *World) freshCopier(ctx context.Context) (err error) {
 // Stop ends all, the last first.
 func (w *World) Stop() error {
 	var failed error
-	for i := len(w.stops) - 1; i >= 0; i-- {
-		failed = errors.Join(failed, w.stops[i]())
+	for _, stop := range slices.Backward(w.stops) {
+		failed = errors.Join(failed, stop())
 	}
 	w.stops = nil
 	return failed
@@ -197,7 +197,7 @@ type manager struct {
 
 // manager starts one, whose Lease is in the namespace of a place, and waits until it is
 // ready. It bounds neither readers nor attempts: they are what is measured.
-func (w *World) manager(ctx context.Context, leases *place, args ...string) (*manager, error) {
+func (w *World) manager(ctx context.Context, leases *place) (*manager, error) {
 	var addresses [3]string
 	for i := range addresses {
 		var err error
@@ -207,10 +207,8 @@ func (w *World) manager(ctx context.Context, leases *place, args ...string) (*ma
 	}
 	began := time.Now()
 	p, err := harness.StartProcess(w.binary, w.plane.ManagerKubeconfig, leases.namespace, "bench", filepath.Join(w.dir, "manager.log"),
-		append([]string{
-			"--metrics-bind-address", addresses[0], "--health-probe-bind-address", addresses[1], "--pprof-bind-address", addresses[2],
-			"--max-concurrent-streams", "0", "--stream-max-readers", "0", "--stream-max-readers-per-run", "0",
-		}, args...)...)
+		"--metrics-bind-address", addresses[0], "--health-probe-bind-address", addresses[1], "--pprof-bind-address", addresses[2],
+		"--max-concurrent-streams", "0", "--stream-max-readers", "0", "--stream-max-readers-per-run", "0")
 	if err != nil {
 		return nil, err
 	}
@@ -319,14 +317,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	}
-}
-
-// usage is what a process has used.
-func usage(pid int) (cpu time.Duration, resident float64, err error) {
-	cpu, err = meter.CPU(pid)
-	if err != nil {
-		return 0, 0, err
-	}
-	resident, err = meter.Resident(pid)
-	return cpu, resident, err
 }
