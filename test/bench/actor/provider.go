@@ -21,6 +21,9 @@ type Script struct {
 	// Parts is how many an answer has, Pace the time between two.
 	Parts int
 	Pace  time.Duration
+	// Spread lets the first part wait for up to a pace, drawn anew for each request:
+	// streams that begin together would else all speak at the same moments.
+	Spread bool
 	// Silent answers with a header and the vendor's first event, and then with nothing.
 	Silent bool
 	// Faults is the share of requests that go wrong in one of the ways of a provider,
@@ -90,6 +93,9 @@ func (p *Provider) answer(r chattest.Request) chattest.Response {
 	answer := chattest.Answer(slices.Repeat([]string{token}, s.Parts)...).Pace(s.Pace).Stamped(stamp)
 	if s.Silent {
 		return answer.StallAfter(0)
+	}
+	if s.Spread {
+		answer = answer.FirstDelay(rand.N(s.Pace))
 	}
 	if s.Faults == 0 {
 		return answer

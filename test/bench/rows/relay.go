@@ -43,7 +43,7 @@ func readersOf(l Load) int { return min(l.Runs, meter.Files()-l.Runs-beside) }
 
 // relayByManager lets runs stream through the manager.
 func (w *World) relayByManager(ctx context.Context, l Load, silent bool) (_ Relayed, err error) {
-	script := actor.Script{Name: fmt.Sprintf("relay-%d", l.Runs), Parts: l.lasting(), Pace: l.pace(), Silent: silent}
+	script := actor.Script{Name: fmt.Sprintf("relay-%d", l.Runs), Parts: l.lasting(), Pace: l.pace(), Spread: true, Silent: silent}
 	if silent {
 		script.Name += "-silent"
 	}
@@ -75,7 +75,7 @@ func (w *World) relayByManager(ctx context.Context, l Load, silent bool) (_ Rela
 
 // relayByCopier lets as many streams run through the copier.
 func (w *World) relayByCopier(ctx context.Context, l Load, silent bool) (_ Relayed, err error) {
-	script := actor.Script{Name: fmt.Sprintf("copy-%d", l.Runs), Parts: l.lasting(), Pace: l.pace(), Silent: silent}
+	script := actor.Script{Name: fmt.Sprintf("copy-%d", l.Runs), Parts: l.lasting(), Pace: l.pace(), Spread: true, Silent: silent}
 	if err := actor.Do(ctx, w.provider, "Learn", script); err != nil {
 		return Relayed{}, err
 	}
