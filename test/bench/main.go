@@ -148,7 +148,7 @@ func plot(_ context.Context, o options) error {
 	if err := figures.Read(filepath.Join(o.out, growthFile), &growth); err != nil {
 		return fmt.Errorf("reading what `make bench-growth` writes: %w", err)
 	}
-	return plots.Growth(growth, filepath.Join(harness.Root(), "docs", "images"))
+	return plots.Growth(growth, filepath.Join(harness.Root(), "docs"))
 }
 
 func soak(ctx context.Context, o options) error {
@@ -191,7 +191,7 @@ func document(_ context.Context, o options) error {
 			}
 			return errors.Join(fill("figures", report.Table()), fill("shortfalls", known))
 		}},
-		{growthFile, &growth, func() error { return fill("growth", growth.Table()) }},
+		{growthFile, &growth, func() error { return fill("growth", growth.Table()+plots.Links(filepath.Dir(path))) }},
 		{soakFile, &soaked, func() error { return fill("soak", soaked.Text()) }},
 	} {
 		switch err := figures.Read(filepath.Join(o.out, part.file), part.into); {

@@ -15,7 +15,6 @@ type Rule string
 
 // The rules.
 const (
-	// AtMost and AtLeastTimes and their kin compare with the budget's number.
 	AtMost       Rule = "at most"             // the figure itself
 	TimesAtMost  Rule = "at most, × floor"    // the figure by its floor
 	TimesAtLeast Rule = "at least, × floor"   // likewise

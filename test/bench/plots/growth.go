@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -38,8 +39,23 @@ var charts = []chart{
 	{"bench-latency.svg", "Latency provider → reader, p99", "ms", func(r rows.Relayed) float64 { return r.Window.Latency.P99 }},
 }
 
-// Growth draws how cost grows, into files of dir.
-func Growth(g rows.Growth, dir string) error {
+// images is where the pictures are, below the docs.
+const images = "images"
+
+// Links are the pictures that were drawn, in Markdown for a page of these docs.
+func Links(docs string) string {
+	var b strings.Builder
+	for _, c := range charts {
+		if _, err := os.Stat(filepath.Join(docs, images, c.file)); err == nil {
+			fmt.Fprintf(&b, "\n![%s](%s/%s)\n", c.title, images, c.file)
+		}
+	}
+	return b.String()
+}
+
+// Growth draws how cost grows, for those docs.
+func Growth(g rows.Growth, docs string) error {
+	dir := filepath.Join(docs, images)
 	if len(g.Points) == 0 {
 		return errors.New("there is nothing to draw")
 	}
