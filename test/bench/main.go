@@ -37,6 +37,7 @@ import (
 // The files of one command that another reads.
 const (
 	resultsFile = "results.json"
+	someFile    = "some.json" // of some rows alone: no table of the docs is made of it
 	growthFile  = "growth.json"
 	soakFile    = "soak.json"
 )
@@ -122,7 +123,11 @@ func measure(ctx context.Context, o options) error {
 			return nil
 		}
 		fmt.Printf("%s\n%s", report.Table(), report.Notes())
-		if err := figures.Write(filepath.Join(o.out, resultsFile), report); err != nil {
+		file := resultsFile
+		if o.rows != "" {
+			file = someFile
+		}
+		if err := figures.Write(filepath.Join(o.out, file), report); err != nil {
 			return err
 		}
 		if missed := report.Missed(); len(missed) > 0 {

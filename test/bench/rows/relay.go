@@ -114,7 +114,7 @@ func (w *World) look(ctx context.Context, pid int, g actor.Group, l Load, silent
 	if m == nil {
 		profiled <- nil
 	} else {
-		kind := fmt.Sprintf("profile?seconds=%.0f", w.Scale.Window.Seconds())
+		kind := fmt.Sprintf("profile?seconds=%d", max(1, int(w.Scale.Window.Seconds()))) // 0 would be its default
 		go func() { profiled <- w.keep(ctx, m, kind, fmt.Sprintf("relay-%d-cpu", l.Runs)) }()
 	}
 	r := Relayed{Readers: len(g.Paths)}
