@@ -227,7 +227,7 @@ type Idle struct {
 	Stream, Provider, Model string
 }
 
-// Waits are medians, in milliseconds: until the first token, and until the end.
+// Waits are in milliseconds, one a run: until the first token, and until the end.
 type Waits struct{ First, Whole, DirectFirst, DirectWhole []float64 }
 
 // OneByOne makes runs one after another, and before each a direct call to the
