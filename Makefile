@@ -8,9 +8,13 @@ VERSION ?= dev
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 # Flags for `go test`, for example TESTFLAGS='-run TestDecide -count=1'.
 TESTFLAGS ?=
-# How long `make fuzz` gives each fuzz test, and what `make bench` measures.
+# How long `make fuzz` gives each fuzz test, which functions `make bench-code` measures,
+# which scenarios `make bench` does (all), how often, and how long `make bench-soak` takes.
 FUZZTIME ?= 10s
 BENCH ?= .
+ROWS ?=
+REPETITIONS ?= 3
+SOAK ?= 20m
 # The kubectl that install, deploy and their kin use, with your own kubeconfig.
 # Without one on the PATH it is the control plane's.
 KUBECTL ?= $(shell command -v kubectl 2>/dev/null)
@@ -40,7 +44,7 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 
 ##@ Develop
 
-.PHONY: build run test test-oracle test-readers test-load test-netns test-image bench-replicas fuzz bench
+.PHONY: build run test test-oracle test-readers test-load test-netns test-image bench-replicas fuzz bench bench-growth bench-plot bench-soak bench-profile bench-docs bench-code
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
 
@@ -76,7 +80,28 @@ bench-replicas: ## Print what one, two and three replicas carry, and what a shar
 fuzz: ## Run each fuzz test for FUZZTIME (10s).
 	@hack/fuzz.sh $(FUZZTIME)
 
-bench: ## Run the benchmarks that BENCH matches (all).
+# The benchmarks are a program of a module of its own, whose name WITH_BENCH is.
+WITH_BENCH = $(WITH_ASSETS) (cd test/bench && go build -o ../../bin/bench/bench .) && exec bin/bench/bench
+
+bench: ## Measure what the manager costs, each figure beside its floor (some 15 minutes). ROWS=relay|idle for some.
+	@$(WITH_BENCH) run -rows='$(ROWS)' -repetitions=$(REPETITIONS)
+
+bench-growth: ## Measure how cost grows with the number of runs.
+	@$(WITH_BENCH) grow
+
+bench-plot: ## Draw that into docs/images.
+	@$(WITH_BENCH) plot
+
+bench-soak: ## Half the load with faults for SOAK (20m): what grows?
+	@$(WITH_BENCH) soak -for=$(SOAK)
+
+bench-profile: ## Keep profiles of the manager under the main load in bin/bench/profiles.
+	@$(WITH_BENCH) run -rows='^relay$$' -repetitions=1 -profiles=bin/bench/profiles
+
+bench-docs: ## Put the figures of bench, bench-growth and bench-soak into docs/performance.md.
+	@$(WITH_BENCH) docs
+
+bench-code: ## Run the benchmark functions that BENCH matches (all).
 	@$(WITH_ASSETS) go test -run='^$$' -bench='$(BENCH)' -benchmem ./...
 
 ##@ Release

@@ -23,11 +23,15 @@ import (
 // off is the address of a server that is not wanted.
 const off = "0"
 
+// pprofFlag names the address of the profiles.
+const pprofFlag = "pprof-bind-address"
+
 // options are the flags.
 type options struct {
 	kubeconfig    string
 	healthAddress string
 	metrics       metricsOptions
+	pprofAddress  string
 	stream        streamOptions
 	replica       replicaOptions
 	relay         relayOptions
@@ -53,6 +57,8 @@ func parse(args []string) (*options, error) {
 		"Path to a kubeconfig. Empty: $KUBECONFIG, then the ServiceAccount of the pod, then ~/.kube/config.")
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", "127.0.0.1:8081", "Address of /healthz and /readyz; 0 is off.")
 	o.metrics.bind(fs)
+	fs.StringVar(&o.pprofAddress, pprofFlag, off,
+		"Address of /debug/pprof, on loopback alone, for whoever may look into this process: it asks nobody who they are.")
 	o.stream.bind(fs)
 	o.replica.bind(fs)
 	o.relay.bind(fs)
@@ -91,6 +97,7 @@ func parse(args []string) (*options, error) {
 func (o *options) complete(givenStream bool) error {
 	for name, address := range map[string]*string{
 		addressFlag: &o.stream.address, relayFlag: &o.relay.address, "health-probe-bind-address": &o.healthAddress, metricsFlag: &o.metrics.address,
+		pprofFlag: &o.pprofAddress,
 	} {
 		if *address == "" || *address == off {
 			// For an empty one the metrics server would open a port to everybody.
@@ -100,6 +107,10 @@ func (o *options) complete(givenStream bool) error {
 		if _, _, err := net.SplitHostPort(*address); err != nil {
 			return fmt.Errorf("--%s: %w", name, err)
 		}
+	}
+	// Whoever reads a heap finds keys in it.
+	if host, _, _ := net.SplitHostPort(o.pprofAddress); o.pprofAddress != off && !isLoopback(host) {
+		return fmt.Errorf("--%s shows the memory of this process, so it must be on loopback, such as 127.0.0.1:6060, and not %q", pprofFlag, o.pprofAddress)
 	}
 	if err := o.stream.complete(givenStream); err != nil {
 		return err

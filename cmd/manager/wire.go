@@ -41,6 +41,7 @@ func (o *options) manager(cfg *rest.Config, sharing *controller.Sharing) (ctrl.M
 		Scheme:                 scheme,
 		HealthProbeBindAddress: o.healthAddress,
 		Metrics:                served,
+		PprofBindAddress:       o.pprofAddress,
 	})
 	all = controller.Only(all, o.namespaces)
 	if sharing != nil {

@@ -155,6 +155,9 @@ func (p *player) stream() error {
 		if err := p.pause(delay); err != nil {
 			return err
 		}
+		if p.resp.stamp != nil {
+			part.text += p.resp.stamp()
+		}
 		p.buf = p.form.part(p.buf, part)
 		if err := p.flush(); err != nil {
 			return err

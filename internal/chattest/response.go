@@ -32,6 +32,8 @@ type Response struct {
 	body        string
 	headers     []headerField
 
+	stamp func() string
+
 	slowHeaders, firstDelay, pace time.Duration
 	retryAfter                    time.Duration
 
@@ -123,6 +125,11 @@ func (r Response) FirstDelay(d time.Duration) Response { r.firstDelay = d; retur
 
 // Pace waits between any two parts.
 func (r Response) Pace(d time.Duration) Response { r.pace = d; return r }
+
+// Stamped ends each part with what stamp returns when the part is sent, such as the
+// time: who reads it then knows how long it was under way. It is for answers that
+// stream.
+func (r Response) Stamped(stamp func() string) Response { r.stamp = stamp; return r }
 
 // Reasoning streams the model's thinking before the text.
 func (r Response) Reasoning(parts ...string) Response {

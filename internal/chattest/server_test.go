@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -209,6 +210,25 @@ func TestResponsesAreValues(t *testing.T) {
 			t.Errorf("response %s has header %s and body\n%s", want, got, recorder.Body)
 		}
 		server.Close()
+	}
+}
+
+// TestStamped lets two streams of one response end each part with a stamp of its own.
+func TestStamped(t *testing.T) {
+	n := 0
+	server := chattest.New(chattest.Always(chattest.Answer("a", "b").Stamped(func() string {
+		n++
+		return "@" + strconv.Itoa(n)
+	})))
+	defer server.Close()
+	for _, want := range [][]string{{"a@1", "b@2"}, {"a@3", "b@4"}} {
+		recorder := httptest.NewRecorder()
+		server.ServeHTTP(recorder, ask(t, "", openAIPath, openAIStream))
+		for _, part := range want {
+			if !strings.Contains(recorder.Body.String(), `"content":"`+part+`"`) {
+				t.Errorf("no part %q in\n%s", part, recorder.Body)
+			}
+		}
 	}
 }
 

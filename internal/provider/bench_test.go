@@ -35,6 +35,34 @@ func BenchmarkFraming(b *testing.B) {
 	}
 }
 
+// decodeAllocations is the most that a part may allocate beyond the reading of its
+// line. The budget is 12; OpenAI's chunks, which hold more than a part, are one above.
+var decodeAllocations = map[Type]float64{OpenAI: 13, Anthropic: 12}
+
+// TestDecodeAllocates looks at allocations alone: times are the machine's.
+func TestDecodeAllocates(t *testing.T) {
+	for kind, token := range map[Type]string{OpenAI: openAIToken, Anthropic: anthropicToken} {
+		c, failure := newCall(endpoint(kind, ""), question, true)
+		if failure != nil {
+			t.Fatal(failure)
+		}
+		answer, n := c.vendor.answer(c), 0
+		e, err := newEventReader(&repeat{text: token}).next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := testing.AllocsPerRun(100, func() {
+			if _, failure := answer.event(e, func(p Part) { n += len(p.Text) }); failure != nil {
+				t.Fatal(failure)
+			}
+		})
+		t.Logf("%s: %.0f allocations", kind, got)
+		if n == 0 || got > decodeAllocations[kind] {
+			t.Errorf("%s: %d bytes of text, %.0f allocations, of %.0f at most", kind, n, got, decodeAllocations[kind])
+		}
+	}
+}
+
 func benchmarkDecode(b *testing.B, kind Type, token string) {
 	b.Helper()
 	b.ReportAllocs()

@@ -6,6 +6,9 @@ package streamer
 import (
 	"fmt"
 	"testing"
+
+	"chatrun.dev/operator/api/stream"
+	"chatrun.dev/operator/internal/provider"
 )
 
 // BenchmarkAppend is what a token costs on its way into the log, drops of a
@@ -19,6 +22,45 @@ func BenchmarkAppend(b *testing.B) {
 			hub.Begin(hello, statusOf(hello, "Streaming", 1))
 		}
 		hub.Part(hello.UID, 1, text(" token"))
+	}
+}
+
+// BenchmarkEncode is what a token costs to become a frame.
+func BenchmarkEncode(b *testing.B) {
+	at := cursor{newEpoch(), 1, 12_345}
+	b.ReportAllocs()
+	for b.Loop() {
+		if f := event(at, stream.EventMessagePart, encode(messagePart(provider.Text, " token"))); len(f) == 0 {
+			b.Fatal("nothing was encoded")
+		}
+	}
+}
+
+// appendAllocations is the most that a part may allocate on its way into the log, its
+// frame and the channel that wakes readers included; readAllocations is that of a
+// delivery, which shares the frame with all others.
+const (
+	appendAllocations = 8
+	readAllocations   = 1
+)
+
+func TestPartsAllocate(t *testing.T) {
+	hub := NewHub()
+	hub.Begin(hello, statusOf(hello, "Streaming", 1))
+	r := &reader{log: hub.join(hello)}
+	r.enter(false, &View{})
+	frames := make([][]byte, 0, batchFrames)
+	add := func() { hub.Part(hello.UID, 1, text(" token")) }
+	if got := testing.AllocsPerRun(1000, add); got > appendAllocations {
+		t.Errorf("a part allocates %.0f times, more than %d", got, appendAllocations)
+	}
+	both := testing.AllocsPerRun(1000, func() {
+		add()
+		for r.next(frames).more {
+		}
+	})
+	if got := both - testing.AllocsPerRun(1000, add); got > readAllocations {
+		t.Errorf("a delivery allocates %.0f times, more than %d", got, readAllocations)
 	}
 }
 

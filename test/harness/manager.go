@@ -217,6 +217,12 @@ func startProcess(command []string, kubeconfig, leases, worker, logFile string, 
 	return p, nil
 }
 
+// PID is the process's.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed once the process is gone.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
 // Kill sends SIGKILL, and waits for the end.
 func (p *Process) Kill() error {
 	err := p.cmd.Process.Kill()
@@ -255,6 +261,9 @@ func (p *Process) Continue() error { return p.cmd.Process.Signal(syscall.SIGCONT
 
 // loopback is where what a suite starts listens, unless it says otherwise.
 const loopback = "127.0.0.1"
+
+// FreeAddress finds an address on loopback that nobody listens on.
+func FreeAddress() (string, error) { return freeAddress(loopback) }
 
 // freeAddress finds a port of an IP address that nobody listens on.
 func freeAddress(ip string) (string, error) {
