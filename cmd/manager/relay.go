@@ -114,6 +114,7 @@ func (r *relayOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, streams *stream
 	log := ctrl.Log.WithName("relay")
 	self := access.NewSelf(client)
 	authority := members.NewAuthority(client, secret, me.worker, log)
+	authority.Owned(self.Owners)
 	streams.Peers = members.NewPeers(members.PeersOptions{
 		Client: client, Namespace: home, Self: self.Name,
 		Authority: authority, Addresses: others, TokenFile: r.tokenFile, Log: log,

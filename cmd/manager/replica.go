@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"chatrun.dev/operator/internal/access"
 	"chatrun.dev/operator/internal/members"
 )
 
@@ -105,7 +106,7 @@ func (o *replicaOptions) members(cfg *rest.Config, relayAddress string, namespac
 	}
 	return members.New(members.Options{
 		Client: client, Namespace: o.namespace, Name: o.worker, Process: o.process,
-		RelayAddress: relayAddress, Namespaces: namespaces, Sharded: sharded, Duration: o.duration, Log: ctrl.Log.WithName("members"),
+		RelayAddress: relayAddress, Owners: access.NewSelf(client).Owners, Namespaces: namespaces, Sharded: sharded, Duration: o.duration, Log: ctrl.Log.WithName("members"),
 	})
 }
 

@@ -66,6 +66,8 @@ func (e *keyError) told() string { return errKey.Error() + ": " + e.advice }
 type keys struct {
 	client kubernetes.Interface
 	secret types.NamespacedName
+	// owners are those of what is made in a namespace.
+	owners func(ctx context.Context, namespace string) []metav1.OwnerReference
 	log    logr.Logger
 	failed failure
 
@@ -168,7 +170,9 @@ func (k *keys) read(ctx context.Context, create bool) (*key, error) {
 		if !create {
 			return nil, errNoKey
 		}
-		if found, err = secrets.Create(ctx, newSecret(k.secret), metav1.CreateOptions{}); apierrors.IsAlreadyExists(err) {
+		fresh := newSecret(k.secret)
+		fresh.OwnerReferences = k.owners(ctx, fresh.Namespace)
+		if found, err = secrets.Create(ctx, fresh, metav1.CreateOptions{}); apierrors.IsAlreadyExists(err) {
 			found, err = secrets.Get(ctx, k.secret.Name, metav1.GetOptions{})
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
 
@@ -34,6 +35,7 @@ const (
 type relayAPI struct {
 	*api
 	selves int
+	uid    string // of the account that asks
 }
 
 func newRelayAPI() *relayAPI {
@@ -71,7 +73,7 @@ func newRelayAPI() *relayAPI {
 			return true, nil, a.down
 		}
 		review := created[*authenticationv1.SelfSubjectReview](action).DeepCopy()
-		review.Status.UserInfo.Username = manager
+		review.Status.UserInfo.Username, review.Status.UserInfo.UID = manager, a.uid
 		return true, review, nil
 	})
 	return a
@@ -151,6 +153,29 @@ func TestRelayGuardAsksSparingly(t *testing.T) {
 			t.Errorf("later: %d reviews, %d questions who we are", server.tokenReviews, server.selves)
 		}
 	})
+}
+
+// TestSelfOwnsWhatItMakes: in its own namespace, as what the API server says that it is.
+func TestSelfOwnsWhatItMakes(t *testing.T) {
+	server := newRelayAPI()
+	self := NewSelf(server)
+	if got := self.Owners(t.Context(), "chatrun-system"); got != nil {
+		t.Errorf("owned by an account without a UID: %v", got)
+	}
+	server = newRelayAPI()
+	server.uid = "uid-1"
+	self = NewSelf(server)
+	want := metav1.OwnerReference{APIVersion: "v1", Kind: "ServiceAccount", Name: "manager", UID: "uid-1"}
+	if got := self.Owners(t.Context(), "chatrun-system"); len(got) != 1 || got[0] != want {
+		t.Errorf("owned by %v, want %v", got, want)
+	}
+	if got := self.Owners(t.Context(), "elsewhere"); got != nil {
+		t.Errorf("owned by an account of another namespace: %v", got)
+	}
+	server.down = errDown
+	if got := NewSelf(server).Owners(t.Context(), "chatrun-system"); got != nil {
+		t.Errorf("owned by %v, which nobody said", got)
+	}
 }
 
 // TestSelfIsAskedAgain: a failure is kept for a second alone.

@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sync/singleflight"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -26,7 +28,7 @@ type Self struct {
 	asking singleflight.Group
 
 	mu    sync.Mutex
-	name  string // empty until it is known
+	who   authenticationv1.UserInfo // without a name until it is known
 	err   error
 	asked time.Time
 }
@@ -38,11 +40,32 @@ func NewSelf(client kubernetes.Interface) *Self { return &Self{client: client} }
 // change while the process lives. An error means that the API server could not be
 // asked; it is asked again a second later.
 func (s *Self) Name(ctx context.Context) (string, error) {
+	who, err := s.user(ctx)
+	return who.Username, err
+}
+
+// Owners returns what an object in a namespace is to be owned by that this manager
+// makes for itself: its ServiceAccount, so that the object goes when that is
+// uninstalled. It is none if the account is not of that namespace, or not known: an
+// object without an owner is as good for its use.
+func (s *Self) Owners(ctx context.Context, namespace string) []metav1.OwnerReference {
+	who, err := s.user(ctx)
+	if err != nil || who.UID == "" {
+		return nil
+	}
+	in, name, err := serviceaccount.SplitUsername(who.Username)
+	if err != nil || in != namespace {
+		return nil
+	}
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "ServiceAccount", Name: name, UID: types.UID(who.UID)}}
+}
+
+func (s *Self) user(ctx context.Context) (authenticationv1.UserInfo, error) {
 	s.mu.Lock()
-	name, err, age := s.name, s.err, time.Since(s.asked)
+	who, err, age := s.who, s.err, time.Since(s.asked)
 	s.mu.Unlock()
-	if name != "" || err != nil && age < selfRetry {
-		return name, err
+	if who.Username != "" || err != nil && age < selfRetry {
+		return who, err
 	}
 	answers := s.asking.DoChan("", func() (any, error) {
 		// One who leaves must not take the answer from the others.
@@ -51,25 +74,25 @@ func (s *Self) Name(ctx context.Context) (string, error) {
 		found, err := s.ask(ctx)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.name, s.err, s.asked = found, err, time.Now()
+		s.who, s.err, s.asked = found, err, time.Now()
 		return found, err
 	})
 	select {
 	case answer := <-answers:
-		name, _ = answer.Val.(string) // the function above returns nothing else
-		return name, answer.Err
+		who, _ = answer.Val.(authenticationv1.UserInfo) // the function above returns nothing else
+		return who, answer.Err
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return authenticationv1.UserInfo{}, ctx.Err()
 	}
 }
 
-func (s *Self) ask(ctx context.Context) (string, error) {
+func (s *Self) ask(ctx context.Context) (authenticationv1.UserInfo, error) {
 	review, err := s.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("asking the API server who this manager is: %w", err)
+		return authenticationv1.UserInfo{}, fmt.Errorf("asking the API server who this manager is: %w", err)
 	case review.Status.UserInfo.Username == "":
-		return "", errors.New("asking the API server who this manager is: it did not say")
+		return authenticationv1.UserInfo{}, errors.New("asking the API server who this manager is: it did not say")
 	}
-	return review.Status.UserInfo.Username, nil
+	return review.Status.UserInfo, nil
 }

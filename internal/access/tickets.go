@@ -64,7 +64,7 @@ func newTickets(client kubernetes.Interface, secret types.NamespacedName, log lo
 	if secret.Name == "" {
 		return nil
 	}
-	return &tickets{keys: &keys{client: client, secret: secret, log: log}}
+	return &tickets{keys: &keys{client: client, secret: secret, owners: NewSelf(client).Owners, log: log}}
 }
 
 // issue makes a ticket for the caller.

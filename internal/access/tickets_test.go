@@ -4,6 +4,7 @@
 package access
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -14,8 +15,10 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/kubernetes/fake"
 )
 
 func TestTicketAdmits(t *testing.T) {
@@ -229,4 +232,23 @@ func FuzzTicket(f *testing.F) {
 			t.Errorf("%q in %s/%s: %v", ticket, namespace, name, err)
 		}
 	})
+}
+
+// TestKeyIsOwned: by the manager's account, so that it goes when that is uninstalled.
+func TestKeyIsOwned(t *testing.T) {
+	client := fake.NewClientset()
+	owner := metav1.OwnerReference{APIVersion: "v1", Kind: "ServiceAccount", Name: "manager", UID: "uid-1"}
+	k := &keys{client: client, secret: types.NamespacedName{Namespace: "ns", Name: "tickets"}, owners: func(_ context.Context, namespace string) []metav1.OwnerReference {
+		if namespace != "ns" {
+			t.Errorf("asked for owners in %s", namespace)
+		}
+		return []metav1.OwnerReference{owner}
+	}}
+	if _, err := k.current(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := client.CoreV1().Secrets("ns").Get(t.Context(), "tickets", metav1.GetOptions{})
+	if err != nil || len(secret.OwnerReferences) != 1 || secret.OwnerReferences[0] != owner {
+		t.Errorf("owned by %v, %v", secret.OwnerReferences, err)
+	}
 }

@@ -46,6 +46,7 @@ const (
 type Authority struct {
 	client kubernetes.Interface
 	secret types.NamespacedName
+	owners func(ctx context.Context, namespace string) []metav1.OwnerReference
 	worker string
 	log    logr.Logger
 
@@ -73,6 +74,12 @@ type signer struct {
 // name. It reads nothing yet.
 func NewAuthority(client kubernetes.Interface, secret types.NamespacedName, worker string, log logr.Logger) *Authority {
 	return &Authority{client: client, secret: secret, worker: worker, log: log}
+}
+
+// Owned sets what the Secret is to be owned by if this replica makes it, by its
+// namespace. It is called before anything is read.
+func (a *Authority) Owned(by func(ctx context.Context, namespace string) []metav1.OwnerReference) {
+	a.owners = by
 }
 
 // TLSConfig is how this replica serves others: with a certificate for its own
@@ -199,6 +206,9 @@ func (a *Authority) read(ctx context.Context) (*signer, error) {
 		var fresh *corev1.Secret
 		if fresh, err = newAuthoritySecret(a.secret); err != nil {
 			return nil, fmt.Errorf("making an authority: %w", err)
+		}
+		if a.owners != nil {
+			fresh.OwnerReferences = a.owners(ctx, fresh.Namespace)
 		}
 		if found, err = secrets.Create(ctx, fresh, metav1.CreateOptions{}); apierrors.IsAlreadyExists(err) {
 			found, err = secrets.Get(ctx, a.secret.Name, metav1.GetOptions{})

@@ -202,6 +202,9 @@ func (l *ownLease) Get(ctx context.Context, name string, o metav1.GetOptions) (*
 func (l *ownLease) Create(ctx context.Context, lease *coordinationv1.Lease, o metav1.CreateOptions) (*coordinationv1.Lease, error) {
 	ctx, cancel := l.m.request(ctx)
 	defer cancel()
+	if l.m.o.Owners != nil {
+		lease.OwnerReferences = l.m.o.Owners(ctx, lease.Namespace)
+	}
 	return l.write(lease, func() (*coordinationv1.Lease, error) { return l.LeaseInterface.Create(ctx, lease, o) })
 }
 

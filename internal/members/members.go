@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/clock"
@@ -53,6 +54,8 @@ type Options struct {
 	// Namespaces are those that we watch; none is all. Others leave us no run of
 	// another one.
 	Namespaces []string
+	// Owners are those of the Lease that we make, by its namespace; nil is none.
+	Owners func(ctx context.Context, namespace string) []metav1.OwnerReference
 	// Sharded says that we watch a share of the runs, and will say which by Watching.
 	Sharded bool
 	// Duration is how long others wait for a renewal, in whole seconds, from

@@ -7,6 +7,8 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -203,6 +206,44 @@ var _ = Describe("A namespace that is deleted", func() {
 		after := newRun(newNamespace(ctx, fake), "after")
 		Expect(plane.Client.Create(ctx, after)).To(Succeed())
 		untilPhase(ctx, after, v1alpha1.PhaseSucceeded)
+	})
+})
+
+var _ = Describe("What the manager makes for itself", func() {
+	It("goes with its account, also where it was killed; runs stay", func(ctx SpecContext) {
+		namespace := newNamespace(ctx, chattest.Start(GinkgoT(), chattest.Always(chattest.Answer("an answer"))))
+		dir := GinkgoT().TempDir()
+		account, err := plane.AddAccount(ctx, namespace, dir, namespace)
+		Expect(err).NotTo(HaveOccurred())
+		binary, err := harness.BuildManager(ctx, dir)
+		Expect(err).NotTo(HaveOccurred())
+		args, err := account.RelayArgs()
+		Expect(err).NotTo(HaveOccurred())
+		p, err := harness.StartProcess(binary, account.Kubeconfig, namespace, "killed", filepath.Join(dir, "log"), append(args, "--watch-namespaces", namespace)...)
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(p.Kill)
+
+		lease, secret := &coordinationv1.Lease{}, &corev1.Secret{}
+		leaseKey, secretKey := client.ObjectKey{Namespace: namespace, Name: "killed"}, client.ObjectKey{Namespace: namespace, Name: "chatrun-relay-ca"}
+		Eventually(ctx, func() error { return plane.Client.Get(ctx, leaseKey, lease) }).Should(Succeed())
+		// Whoever comes as another replica makes it show a certificate, and so make an
+		// authority.
+		Eventually(ctx, func() error {
+			c, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", args[1])
+			if err == nil {
+				err = c.Close()
+			}
+			return errors.Join(err, plane.Client.Get(ctx, secretKey, secret))
+		}).Should(Succeed())
+		run := newRun(namespace, "stays")
+		Expect(plane.Client.Create(ctx, run)).To(Succeed())
+		Expect(p.Kill()).To(Succeed())
+
+		owner := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "manager"}}
+		Expect(plane.Client.Delete(ctx, owner)).To(Succeed())
+		Eventually(ctx, gone(ctx, lease, leaseKey)).Should(BeTrue())
+		Eventually(ctx, gone(ctx, secret, secretKey)).Should(BeTrue())
+		Expect(plane.Client.Get(ctx, client.ObjectKeyFromObject(run), run)).To(Succeed())
 	})
 })
 
