@@ -6,6 +6,8 @@ IMG ?=
 # What the image says that it is.
 VERSION ?= dev
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+# The page that `make licences` writes.
+LICENCES ?= docs/licences.md
 # Flags for `go test`, for example TESTFLAGS='-run TestDecide -count=1'.
 TESTFLAGS ?=
 # How long `make fuzz` gives each fuzz test, which functions `make bench-code` measures,
@@ -115,6 +117,14 @@ image-push: ## Push it to IMG=…, by the credentials of `docker login`.
 	@go run -C hack/image . push -from ../../bin/chatrun-operator.tar '$(IMG)'
 
 ##@ Before you commit
+
+.PHONY: vulncheck licences
+vulncheck: ## Look for known vulnerabilities in what is built. It reads Go's database, or that of GOVULNDB=file://…
+	@go tool -modfile=hack/supplytools/go.mod govulncheck ./cmd/... && cd hack/image && go tool -modfile=../supplytools/go.mod govulncheck . || \
+		{ echo 'vulncheck: something was found, or the database could not be read: see above' >&2; exit 1; }
+
+licences: ## Write docs/licences.md: the modules in what is built, and their licences.
+	@go run -C hack/licences . ../.. ./cmd/... >$(LICENCES).new && mv $(LICENCES).new $(LICENCES)
 
 .PHONY: generate manifests dist fmt lint verify
 generate: ## Write the deep copies of api/, docs/failures.md, and the TypeScript of api/stream.

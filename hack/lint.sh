@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 root=$(pwd)
 
 status=0
-for mod in $(find . -name go.mod -not -path './hack/tools/*' -not -path './hack/controlplane/*' \
-	-not -path './hack/deploytools/*' -not -path './hack/kubescore/*' | sort); do
+for mod in $(find . -name go.mod -not -path './hack/*tools/*' \
+	-not -path './hack/controlplane/*' -not -path './hack/kubescore/*' | sort); do
 	(cd "$(dirname "$mod")" && go tool -modfile="$root/hack/tools/go.mod" golangci-lint-kube-api-linter \
 		"$@" --config="$root/.golangci.yml" ./...) || status=1
 done

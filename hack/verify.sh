@@ -29,8 +29,8 @@ check() {
 }
 
 modules=$(find . -name go.mod -not -path './.*' -not -path '*/node_modules/*' | sort)
-packages=$(find . -name go.mod -not -path './.*' -not -path '*/node_modules/*' -not -path './hack/tools/*' -not -path './hack/controlplane/*' \
-	-not -path './hack/deploytools/*' -not -path './hack/kubescore/*' | sort)
+packages=$(find . -name go.mod -not -path './.*' -not -path '*/node_modules/*' -not -path './hack/*tools/*' \
+	-not -path './hack/controlplane/*' -not -path './hack/kubescore/*' | sort)
 
 # generated writes everything anew in a copy of the tree, so files that nobody
 # committed yet count, and compares. The old output goes first: what is no
@@ -75,6 +75,14 @@ scripts() {
 	bash -n .ci/run
 }
 
+# licences compares too: a module that came or went, or may not be used.
+licences() {
+	make --no-print-directory licences LICENCES="$scratch/licences.md" && diff -u docs/licences.md "$scratch/licences.md" || {
+		echo 'To mend it: make licences, if it says nothing else'
+		return 1
+	}
+}
+
 tidy() { (cd "$(dirname "$1")" && go mod tidy -diff); }
 
 # The tags are those of test/netns and of hack/image, which plain go commands leave out.
@@ -82,6 +90,8 @@ vet() { (cd "$(dirname "$1")" && go vet -tags netns,image ./...); }
 
 check 'generated code is current' generated
 check 'CRDs are compatible with the last release' go run ./hack/crdcompat hack/crdcompat/released config/crd/bases
+check 'licences are allowed and listed' licences
+check 'workflows mean what they say' go tool -modfile=hack/supplytools/go.mod actionlint
 check 'Go code is formatted' formatted
 check 'shell scripts parse' scripts
 for mod in $modules; do check "tidy: $mod" tidy "$mod"; done
