@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 root=$(pwd)
 
 # Modules that have tests; those that pin tools have none.
-modules=${MODULES-". hack/image hack/licences test/bench test/metrics test/oracle"}
+modules=${MODULES-". hack/image hack/licences test/bench test/docs test/metrics test/oracle"}
 
 race=-race
 if [ "$(go env CGO_ENABLED)" != 1 ] ||
