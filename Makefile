@@ -127,9 +127,11 @@ licences: ## Write docs/licences.md: the modules in what is built, and their lic
 	@go run -C hack/licences . ../.. ./cmd/... >$(LICENCES).new && mv $(LICENCES).new $(LICENCES)
 
 .PHONY: generate manifests dist fmt lint verify
-generate: ## Write the deep copies of api/, docs/failures.md, and the TypeScript of api/stream.
+generate: ## Write the deep copies of api/, docs/failures.md, docs/reference.md, and the TypeScript of api/stream.
 	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 	go run ./hack/failures >docs/failures.md
+	@go tool -modfile=hack/doctools/go.mod crd-ref-docs --source-path=api/v1alpha1 --config=hack/doctools/config.yaml \
+		--renderer=markdown --log-level=ERROR --output-path=docs/reference.md
 	go run ./hack/events >web/src/events.ts
 
 manifests: ## Write the CRDs and the manager's role from api/ and the markers in the code.
