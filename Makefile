@@ -46,7 +46,7 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 
 ##@ Develop
 
-.PHONY: build run test test-oracle test-readers test-load test-netns test-image bench-replicas fuzz bench bench-growth bench-plot bench-soak bench-profile bench-docs bench-code
+.PHONY: build run test test-oracle test-readers test-page test-load test-netns test-image bench-replicas fuzz bench bench-growth bench-plot bench-soak bench-profile bench-docs bench-code
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
 
@@ -62,6 +62,9 @@ test-oracle: ## Run only the comparison with the vendors' own libraries.
 
 test-readers: ## Read runs with curl, Node, Chromium and others; needs them, and nginx.
 	@$(WITH_ASSETS) hack/readers.sh $(TESTFLAGS)
+
+test-page: ## Use the web page in Chromium; needs it, and npm. TESTFLAGS=-update writes the pictures of docs/images.
+	@$(WITH_ASSETS) hack/page.sh $(TESTFLAGS)
 
 test-load: ## Hold thousands of readers, half of which never read, and print what they cost.
 	go test -count=1 -v ./test/load
@@ -180,4 +183,4 @@ controlplane: ## Print where etcd, kube-apiserver and kubectl are; get them if n
 	@go run ./hack/assets
 
 clean: ## Remove what was built in this clone. The control plane stays.
-	rm -rf bin .demo web/build web/dist web/node_modules test/readers/node_modules
+	rm -rf bin .demo web/build web/dist web/node_modules test/readers/node_modules test/page/node_modules

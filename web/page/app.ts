@@ -20,6 +20,7 @@ const session: Session = {
   // The page is at ui/ of the endpoint, wherever a proxy puts that.
   baseURL: new URL("..", new URL(location.pathname, location.origin)),
   token: asksNobody ? undefined : () => token ?? "",
+  known: new Map(),
   refused: () =>
     signOut(
       "The server does not know this token: it is wrong, or it has expired. Get another one, for instance by kubectl -n team create token reader.",
@@ -68,6 +69,7 @@ function reveal(id: "sign-in" | "runs" | "run", head: string): void {
 /** signOut forgets the token, and what was read with it. */
 function signOut(message: string): void {
   token = undefined;
+  session.known.clear();
   part("input", "token").value = "";
   forget();
   go();

@@ -1,7 +1,9 @@
 // Copyright The ChatRun Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-/** Part is an element of the page. One that is not there is a mistake of ours. */
+import type { Summary } from "../src/index.js";
+
+/** part is an element of the page. One that is not there is a mistake of ours. */
 export function part<K extends keyof HTMLElementTagNameMap>(kind: K, id: string): HTMLElementTagNameMap[K] {
   const found = document.getElementById(id);
   if (found?.localName !== kind) {
@@ -43,6 +45,8 @@ export interface Session {
   baseURL: URL;
   /** token is undefined where nobody is asked for one. */
   token: (() => string) | undefined;
+  /** known is what the list said of runs, by namespace/name. */
+  known: Map<string, Summary>;
   /** refused goes back to the sign-in. */
   refused(message: string): void;
 }

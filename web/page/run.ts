@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { RunError, applyEvent, emptyDraft, readRun } from "../src/index.js";
-import type { Draft, RunEvent } from "../src/index.js";
+import type { Draft, RunEvent, Summary } from "../src/index.js";
 import { Paper } from "./paper.js";
 import { make, part, put, say, show } from "./parts.js";
 import type { Session } from "./parts.js";
@@ -17,7 +17,7 @@ const nearEnd = 60;
 /** watchRun shows one run until the signal. */
 export async function watchRun(session: Session, place: Place, signal: AbortSignal): Promise<void> {
   part("a", "run-back").href = hashOf({ ...place, name: "" });
-  const view = new View(place);
+  const view = new View(place, session.known.get(`${place.namespace}/${place.name}`));
   const ticking = setInterval(() => view.count(), 1_000);
   part("button", "run-copy").addEventListener("click", () => void view.copy(), { signal });
   try {
@@ -30,6 +30,7 @@ export async function watchRun(session: Session, place: Place, signal: AbortSign
       onReconnect: ({ delayMs, cause }) => view.lost(delayMs, cause),
     });
     for await (const event of events) {
+      signal.throwIfAborted(); // the page shows something else by now
       view.take(event);
     }
   } catch (error) {
@@ -44,13 +45,19 @@ export async function watchRun(session: Session, place: Place, signal: AbortSign
     view.refused(error);
   } finally {
     clearInterval(ticking);
-    view.flush();
+    if (signal.aborted) {
+      view.leave();
+    } else {
+      view.flush();
+    }
   }
 }
 
 /** View is what is shown of a run. */
 class View {
   readonly #place: Place;
+  /** #known is what the list said of the run, if one came from there. */
+  readonly #known: Summary | undefined;
   readonly #answer = new Paper(part("div", "run-answer"));
   readonly #thoughts = new Paper(part("div", "run-thoughts"));
   #draft: Draft = emptyDraft;
@@ -59,9 +66,11 @@ class View {
   #reasoning = "";
   #frame: number | undefined;
   #told = "";
+  #refusal = "";
 
-  constructor(place: Place) {
+  constructor(place: Place, known: Summary | undefined) {
     this.#place = place;
+    this.#known = known;
     this.#answer.clear();
     this.#thoughts.clear();
     show(part("p", "run-link"), "Connecting …");
@@ -88,12 +97,17 @@ class View {
     }
   }
 
-  /** flush shows what came. */
-  flush(): void {
+  /** leave shows no more: the page shows something else. */
+  leave(): void {
     if (this.#frame !== undefined) {
       cancelAnimationFrame(this.#frame);
       this.#frame = undefined;
     }
+  }
+
+  /** flush shows what came. */
+  flush(): void {
+    this.leave();
     const page = document.documentElement;
     const along = this.#text !== "" && page.scrollHeight - page.clientHeight - page.scrollTop < nearEnd;
     this.#answer.append(this.#text);
@@ -111,7 +125,7 @@ class View {
     part("div", "run-retry").hidden = retry === undefined;
     if (retry !== undefined) {
       put(part("strong", "run-count"), retryText(retry, Date.now()));
-      put(part("p", "run-why"), retry.error);
+      put(part("p", "run-why"), `${retry.error}. The next attempt is at ${new Date(retry.retryingAt).toLocaleTimeString()}.`);
     }
   }
 
@@ -127,8 +141,8 @@ class View {
           ? ` It was waited for ${waitMs / 1000} s. Reload to wait again, or look at the list.`
           : "";
     show(part("p", "run-link"), "");
-    show(part("p", "run-failed"), `${error.message}.${help}`);
-    say(error.message);
+    this.#refusal = `${error.message}.${help}`;
+    say(this.#refusal);
   }
 
   async copy(): Promise<void> {
@@ -149,13 +163,15 @@ class View {
       ["Run", `${this.#place.namespace}/${this.#place.name}`],
       ["Phase", status?.phase ?? "not known yet"],
       ["Attempt", status === undefined ? "" : status.attempt === 0 ? "none yet" : String(status.attempt)],
+      ["Provider", this.#known?.provider ?? ""],
       ["Model", status?.model ?? ""],
+      ["Created", this.#known === undefined ? "" : new Date(this.#known.createdAt).toLocaleString()],
       ["Tokens", usage === undefined ? "" : `${usage.inputTokens} in, ${usage.outputTokens} out`],
       ["Finished because", done?.finishReason ?? ""],
     ];
     layFacts(facts.filter(([, value]) => value !== ""));
     this.count();
-    show(part("p", "run-failed"), failed === undefined ? "" : `Failed: ${failed.reason}. ${failed.message}`);
+    show(part("p", "run-failed"), failed === undefined ? this.#refusal : `Failed: ${failed.reason}. ${failed.message}`);
     part("details", "run-reasoning").hidden = reasoning === "";
     part("button", "run-copy").hidden = text === "" || done === undefined;
     show(part("p", "run-end"), endText(this.#draft));

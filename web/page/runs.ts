@@ -53,9 +53,11 @@ export async function watchRuns(session: Session, namespace: string, signal: Abo
     let waitMs = everyMs;
     try {
       pages = await readPages(session, namespace, pages, wanted, signal);
+      signal.throwIfAborted(); // the page shows something else by now
       failures = 0;
       const runs = pages.flatMap((page) => page.list.runs);
       lay(body, rows, runs, namespace);
+      runs.forEach((run) => session.known.set(`${namespace}/${run.name}`, run));
       part("table", "runs-table").hidden = runs.length === 0;
       more.hidden = (pages.at(-1)?.list.continue ?? "") === "" || wanted >= maxPages;
       show(note, noteOf(pages, runs.length));

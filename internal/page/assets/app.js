@@ -575,7 +575,7 @@ var waitMs = 6e4;
 var nearEnd = 60;
 async function watchRun(session2, place, signal) {
   part("a", "run-back").href = hashOf({ ...place, name: "" });
-  const view2 = new View(place);
+  const view2 = new View(place, session2.known.get(`${place.namespace}/${place.name}`));
   const ticking = setInterval(() => view2.count(), 1e3);
   part("button", "run-copy").addEventListener("click", () => void view2.copy(), { signal });
   try {
@@ -588,6 +588,7 @@ async function watchRun(session2, place, signal) {
       onReconnect: ({ delayMs, cause }) => view2.lost(delayMs, cause)
     });
     for await (const event of events) {
+      signal.throwIfAborted();
       view2.take(event);
     }
   } catch (error) {
@@ -602,11 +603,17 @@ async function watchRun(session2, place, signal) {
     view2.refused(error);
   } finally {
     clearInterval(ticking);
-    view2.flush();
+    if (signal.aborted) {
+      view2.leave();
+    } else {
+      view2.flush();
+    }
   }
 }
 var View = class {
   #place;
+  /** #known is what the list said of the run, if one came from there. */
+  #known;
   #answer = new Paper(part("div", "run-answer"));
   #thoughts = new Paper(part("div", "run-thoughts"));
   #draft = emptyDraft;
@@ -615,8 +622,10 @@ var View = class {
   #reasoning = "";
   #frame;
   #told = "";
-  constructor(place) {
+  #refusal = "";
+  constructor(place, known2) {
     this.#place = place;
+    this.#known = known2;
     this.#answer.clear();
     this.#thoughts.clear();
     show(part("p", "run-link"), "Connecting …");
@@ -641,12 +650,16 @@ var View = class {
       this.#tell(event);
     }
   }
-  /** flush shows what came. */
-  flush() {
+  /** leave shows no more: the page shows something else. */
+  leave() {
     if (this.#frame !== void 0) {
       cancelAnimationFrame(this.#frame);
       this.#frame = void 0;
     }
+  }
+  /** flush shows what came. */
+  flush() {
+    this.leave();
     const page = document.documentElement;
     const along = this.#text !== "" && page.scrollHeight - page.clientHeight - page.scrollTop < nearEnd;
     this.#answer.append(this.#text);
@@ -663,7 +676,7 @@ var View = class {
     part("div", "run-retry").hidden = retry === void 0;
     if (retry !== void 0) {
       put(part("strong", "run-count"), retryText(retry, Date.now()));
-      put(part("p", "run-why"), retry.error);
+      put(part("p", "run-why"), `${retry.error}. The next attempt is at ${new Date(retry.retryingAt).toLocaleTimeString()}.`);
     }
   }
   lost(delayMs, cause) {
@@ -672,8 +685,8 @@ var View = class {
   refused(error) {
     const help = error.status === 403 ? ` To read it you need the role chatrun-stream-reader in the namespace ${this.#place.namespace}.` : error.status === 404 ? ` It was waited for ${waitMs / 1e3} s. Reload to wait again, or look at the list.` : "";
     show(part("p", "run-link"), "");
-    show(part("p", "run-failed"), `${error.message}.${help}`);
-    say(error.message);
+    this.#refusal = `${error.message}.${help}`;
+    say(this.#refusal);
   }
   async copy() {
     try {
@@ -692,13 +705,15 @@ var View = class {
       ["Run", `${this.#place.namespace}/${this.#place.name}`],
       ["Phase", status?.phase ?? "not known yet"],
       ["Attempt", status === void 0 ? "" : status.attempt === 0 ? "none yet" : String(status.attempt)],
+      ["Provider", this.#known?.provider ?? ""],
       ["Model", status?.model ?? ""],
+      ["Created", this.#known === void 0 ? "" : new Date(this.#known.createdAt).toLocaleString()],
       ["Tokens", usage === void 0 ? "" : `${usage.inputTokens} in, ${usage.outputTokens} out`],
       ["Finished because", done?.finishReason ?? ""]
     ];
     layFacts(facts.filter(([, value]) => value !== ""));
     this.count();
-    show(part("p", "run-failed"), failed === void 0 ? "" : `Failed: ${failed.reason}. ${failed.message}`);
+    show(part("p", "run-failed"), failed === void 0 ? this.#refusal : `Failed: ${failed.reason}. ${failed.message}`);
     part("details", "run-reasoning").hidden = reasoning === "";
     part("button", "run-copy").hidden = text === "" || done === void 0;
     show(part("p", "run-end"), endText(this.#draft));
@@ -817,9 +832,11 @@ async function watchRuns(session2, namespace, signal) {
     let waitMs2 = everyMs;
     try {
       pages = await readPages(session2, namespace, pages, wanted, signal);
+      signal.throwIfAborted();
       failures = 0;
       const runs = pages.flatMap((page) => page.list.runs);
       lay(body, rows, runs, namespace);
+      runs.forEach((run) => session2.known.set(`${namespace}/${run.name}`, run));
       part("table", "runs-table").hidden = runs.length === 0;
       more.hidden = (pages.at(-1)?.list.continue ?? "") === "" || wanted >= maxPages;
       show(note, noteOf(pages, runs.length));
@@ -948,6 +965,7 @@ var session = {
   // The page is at ui/ of the endpoint, wherever a proxy puts that.
   baseURL: new URL("..", new URL(location.pathname, location.origin)),
   token: asksNobody ? void 0 : () => token ?? "",
+  known: /* @__PURE__ */ new Map(),
   refused: () => signOut(
     "The server does not know this token: it is wrong, or it has expired. Get another one, for instance by kubectl -n team create token reader."
   )
@@ -989,6 +1007,7 @@ function reveal(id, head) {
 }
 function signOut(message) {
   token = void 0;
+  session.known.clear();
   part("input", "token").value = "";
   forget();
   go();
