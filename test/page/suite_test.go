@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -181,10 +182,30 @@ func (w *world) startManager(ctx context.Context, dir string) error {
 	}
 	w.manager, err = harness.StartProcess(binary, w.plane.ManagerKubeconfig, w.leases, "page", filepath.Join(dir, managerLog),
 		"--stream-local=false", "--stream-cert-dir", dir, "--stream-ticket-secret=")
-	if err == nil {
-		_, w.stream, _ = strings.Cut(w.manager.Stream, "://")
+	if err != nil {
+		return err
 	}
-	return err
+	_, w.stream, _ = strings.Cut(w.manager.Stream, "://")
+	return untilOpen(ctx, w.stream)
+}
+
+// untilOpen waits until somebody listens on an address.
+func untilOpen(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	every := time.NewTicker(50 * time.Millisecond)
+	defer every.Stop()
+	for {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return fmt.Errorf("nobody listens on %s: %w", address, err)
+		}
+	}
 }
 
 // managerLog is the name of the file with the manager's log, and shownLog how
