@@ -41,7 +41,7 @@ generated() {
 			--exclude=node_modules . | tar -xf - -C "$scratch/tree" || return 1
 	(
 		cd "$scratch/tree" || exit 1
-		rm -f config/crd/bases/*.yaml config/rbac/role.yaml docs/failures.md docs/reference.md web/src/events.ts dist/install.yaml config/namespaced/watched/role.yaml
+		rm -f config/crd/bases/*.yaml config/rbac/role.yaml docs/failures.md docs/reference.md web/src/events.ts internal/page/assets/* dist/install.yaml config/namespaced/watched/role.yaml
 		rm -rf charts/chatrun-operator/files
 		find . -name 'zz_generated.deepcopy.go' -exec rm {} +
 		make --no-print-directory generate manifests dist

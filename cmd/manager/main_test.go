@@ -105,9 +105,12 @@ func start(t *testing.T, change func(*streamServer), args ...string) *endpoint {
 	e := &endpoint{hub: streamer.NewHub()}
 	var log logr.Logger
 	log, e.logged = kept()
-	server := o.stream.server(e.hub, running{}, access.Options{
+	server, err := o.stream.server(e.hub, running{}, access.Options{
 		Client: reviewer(), TicketSecret: types.NamespacedName{Namespace: "ns", Name: "tickets"}, Log: log,
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if change != nil {
 		change(server)
 	}

@@ -216,7 +216,7 @@ func TestEndpoint(t *testing.T) {
 	if code := e.code(t, http.MethodGet, helloPath+"?ticket=x"+issued.Ticket, http.Header{"Authorization": nil}); code != http.StatusUnauthorized {
 		t.Errorf("a spoilt ticket: %d", code)
 	}
-	for path, want := range map[string]int{"/apis": 404, "/": 404, "/healthz": 404, "/v1/namespaces/default/chatruns/other/stream": 404} {
+	for path, want := range map[string]int{"/apis": 404, "/": 200, "/healthz": 404, "/v1/namespaces/default/chatruns/other/stream": 404} {
 		if code := e.code(t, http.MethodGet, path, nil); code != want {
 			t.Errorf("%s: %d", path, code)
 		}
@@ -228,7 +228,25 @@ func TestEndpoint(t *testing.T) {
 	if strings.Contains(log, issued.Ticket) || strings.Contains(log, token) || strings.Contains(log, "ticket=") {
 		t.Errorf("a secret was logged: %s", log)
 	}
-	if lines := strings.Count(log, `"msg"="request"`); lines != 8 {
-		t.Errorf("%d lines of 8 requests: %s", lines, log)
+	if lines := strings.Count(log, `"msg"="request"`); lines != 9 { // one more, as / leads to the page
+		t.Errorf("%d lines of 9 requests: %s", lines, log)
+	}
+}
+
+// TestPage: it is there unless it is turned off, and asks for a token unless nobody
+// is asked.
+func TestPage(t *testing.T) {
+	for args, want := range map[string]string{
+		"": `data-sign-in="token"`, "--stream-local": `data-sign-in="none"`, "--stream-page=false": "no such path",
+	} {
+		e := start(t, nil, strings.Fields(args)...)
+		answer := e.do(t, client(t, false), http.MethodGet, "/ui/", nil)
+		body, err := io.ReadAll(answer.Body)
+		if err != nil || !strings.Contains(string(body), want) {
+			t.Errorf("%q: %d %s, %v", args, answer.StatusCode, body, err)
+		}
+		if policy := answer.Header.Get("Content-Security-Policy"); (policy == "") != (answer.StatusCode != http.StatusOK) {
+			t.Errorf("%q: %d with the policy %q", args, answer.StatusCode, policy)
+		}
 	}
 }

@@ -43,6 +43,7 @@ type streamOptions struct {
 	logGrace          time.Duration
 	ticketSecret      string
 	frontDoor         bool
+	page              bool
 }
 
 const addressFlag = "stream-bind-address"
@@ -68,6 +69,8 @@ func (s *streamOptions) bind(fs *flag.FlagSet) {
 		"[NAMESPACE/]NAME of the Secret with the key of tickets, which the manager makes when it needs it. Without a namespace: in the pod's own. Empty: no tickets.")
 	fs.BoolVar(&s.frontDoor, "stream-front-door", false,
 		"Serve the API server as an extension for the group stream.chatrun.dev, and take its word and client certificates for who somebody is.")
+	fs.BoolVar(&s.page, "stream-page", true,
+		"Serve a web page for people at /ui/ of the stream endpoint. It holds nothing, and reads with the token that its user pastes.")
 }
 
 // complete checks the flags. given says whether the address was given.

@@ -102,7 +102,7 @@ func TestStreamDefaults(t *testing.T) {
 	want := streamOptions{
 		address: ":8090", maxReaders: streamer.DefaultMaxReaders, maxReadersPerRun: streamer.DefaultMaxReadersPerRun,
 		logBytes: streamer.DefaultLogBytes, logTotalBytes: streamer.DefaultTotalBytes, logGrace: streamer.DefaultGrace,
-		ticketSecret: "chatrun-stream-tickets",
+		ticketSecret: "chatrun-stream-tickets", page: true,
 	}
 	if o.stream != want {
 		t.Errorf("%+v", o.stream)

@@ -23,6 +23,7 @@ import (
 	"chatrun.dev/operator/internal/controller"
 	"chatrun.dev/operator/internal/members"
 	"chatrun.dev/operator/internal/metrics"
+	"chatrun.dev/operator/internal/page"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
 )
@@ -84,7 +85,12 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager, replicas *members.
 		if sharing != nil {
 			source.Sharded()
 		}
+		lists, err := controller.NewRunLists(mgr, o.namespaces, sharing != nil)
+		if err != nil {
+			return nil, err
+		}
 		relay := func(streams *streamer.Handler) error {
+			streams.Lister = lists
 			return errors.Join(showReaders(counted, streams), o.relay.wire(mgr, hub, streams, o.replica, replicas))
 		}
 		if err := o.stream.wire(mgr, hub, source, relay); err != nil {
@@ -132,7 +138,10 @@ func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streame
 			return err
 		}
 	}
-	server := s.server(hub, source, o)
+	server, err := s.server(hub, source, o)
+	if err != nil {
+		return err
+	}
 	if err := relay(server.streams); err != nil {
 		return err
 	}
@@ -140,7 +149,7 @@ func (s *streamOptions) wire(mgr ctrl.Manager, hub *streamer.Hub, source streame
 }
 
 // server puts the endpoint together. What it asks the API server goes by o.
-func (s *streamOptions) server(hub *streamer.Hub, source streamer.Source, o access.Options) *streamServer {
+func (s *streamOptions) server(hub *streamer.Hub, source streamer.Source, o access.Options) (*streamServer, error) {
 	server := &streamServer{
 		address: s.address, secure: !s.local, closing: hub.Close, log: o.Log,
 		headerTimeout: streamHeaderTimeout, grace: streamGrace, reload: streamReload,
@@ -158,6 +167,13 @@ func (s *streamOptions) server(hub *streamer.Hub, source streamer.Source, o acce
 	handler := streamer.NewHandler(hub, source, guard)
 	handler.MaxReaders, handler.MaxReadersPerRun = s.maxReaders, s.maxReadersPerRun
 	server.streams = handler
-	server.handler = access.Log(o.Log, bound(streamBodyTime, shared(list(s.origins), around(handler))))
-	return server
+	served := http.Handler(handler)
+	if s.page {
+		var err error
+		if served, err = page.Beside(handler, s.local); err != nil {
+			return nil, err
+		}
+	}
+	server.handler = access.Log(o.Log, bound(streamBodyTime, shared(list(s.origins), around(served))))
+	return server, nil
 }

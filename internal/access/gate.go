@@ -25,6 +25,8 @@ import (
 	"k8s.io/apiserver/pkg/authentication/token/cache"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
+
+	"chatrun.dev/operator/api/v1alpha1"
 )
 
 // Options are what a Gate goes by.
@@ -41,7 +43,8 @@ type Options struct {
 }
 
 // Gate admits those who have the right to `get` the subresource `log` of a run
-// in the group stream.chatrun.dev. It implements streamer.Guard.
+// in the group stream.chatrun.dev, and to the list of runs those who may `list`
+// them. It implements streamer.Guard.
 type Gate struct {
 	who     authenticator.Request
 	reviews *reviews
@@ -70,14 +73,22 @@ func (g *Gate) Admit(w http.ResponseWriter, r *http.Request, namespace, name str
 	if caller == nil && ticket != "" && r.Header.Get("Authorization") == "" {
 		caller, err = g.tickets.open(r.Context(), ticket, namespace, name)
 	}
-	return g.known(w, caller, err) && g.may(w, r, caller, namespace, name)
+	return g.known(w, caller, err) && g.may(w, r, caller, streamRight(namespace, name))
+}
+
+// AdmitList implements streamer.Guard. It wants the right to list the runs
+// themselves, as a list tells of runs whose streams the caller may not read. A
+// ticket is for one run, and no credential here.
+func (g *Gate) AdmitList(w http.ResponseWriter, r *http.Request, namespace string) bool {
+	caller, err := g.caller(r)
+	return g.known(w, caller, err) && g.may(w, r, caller, listRight(namespace))
 }
 
 // Issue implements streamer.Guard. A ticket is no credential here, or it could
 // be renewed for ever.
 func (g *Gate) Issue(w http.ResponseWriter, r *http.Request, namespace, name string) {
 	caller, err := g.caller(r)
-	if !g.known(w, caller, err) || !g.may(w, r, caller, namespace, name) {
+	if !g.known(w, caller, err) || !g.may(w, r, caller, streamRight(namespace, name)) {
 		return
 	}
 	ticket, expires, err := g.tickets.issue(r.Context(), caller, namespace, name)
@@ -123,15 +134,15 @@ func (g *Gate) known(w http.ResponseWriter, caller user.Info, err error) bool {
 	return false
 }
 
-// may reports whether the caller has the right, and refuses the request if not.
-func (g *Gate) may(w http.ResponseWriter, r *http.Request, caller user.Info, namespace, name string) bool {
+// may reports whether the caller has a right, and refuses the request if not.
+func (g *Gate) may(w http.ResponseWriter, r *http.Request, caller user.Info, right authorizationv1.ResourceAttributes) bool {
 	note(r.Context(), caller.GetName())
-	d, err := g.reviews.decide(r.Context(), question(caller, namespace, name))
+	d, err := g.reviews.decide(r.Context(), question(caller, right))
 	switch {
 	case err != nil:
 		refuse(w, tryAgain("it could not be found out whether you may read this: try again"))
 	case !d.allowed:
-		refuse(w, forbidden(caller.GetName(), namespace, name, d.reason))
+		refuse(w, forbidden(caller.GetName(), right, d.reason))
 	}
 	return err == nil && d.allowed
 }
@@ -145,13 +156,25 @@ const (
 	streamVerb     = "get"
 )
 
-// question asks whether the caller has the right.
-func question(caller user.Info, namespace, name string) authorizationv1.SubjectAccessReviewSpec {
-	spec := asks(caller)
-	spec.ResourceAttributes = &authorizationv1.ResourceAttributes{
+func streamRight(namespace, name string) authorizationv1.ResourceAttributes {
+	return authorizationv1.ResourceAttributes{
 		Verb: streamVerb, Group: streamGroup, Version: streamVersion, Resource: streamResource, Subresource: streamLog,
 		Namespace: namespace, Name: name,
 	}
+}
+
+// listRight is the one that kubectl get chatruns needs.
+func listRight(namespace string) authorizationv1.ResourceAttributes {
+	return authorizationv1.ResourceAttributes{
+		Verb: "list", Group: v1alpha1.GroupVersion.Group, Version: v1alpha1.GroupVersion.Version, Resource: streamResource,
+		Namespace: namespace,
+	}
+}
+
+// question asks whether the caller has a right.
+func question(caller user.Info, right authorizationv1.ResourceAttributes) authorizationv1.SubjectAccessReviewSpec {
+	spec := asks(caller)
+	spec.ResourceAttributes = &right
 	return spec
 }
 

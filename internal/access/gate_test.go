@@ -87,7 +87,7 @@ func TestQuestion(t *testing.T) {
 
 // TestReasonIsPassedOn: what the API server says of a refusal stands in it.
 func TestReasonIsPassedOn(t *testing.T) {
-	got := forbidden("jane", "default", "hello", "no such role").ErrStatus.Message
+	got := forbidden("jane", streamRight("default", "hello"), "no such role").ErrStatus.Message
 	if !strings.HasSuffix(got, `in the namespace "default": no such role`) {
 		t.Error(got)
 	}

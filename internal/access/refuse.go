@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -42,13 +43,17 @@ func tryAgain(message string) *apierrors.StatusError {
 }
 
 // forbidden words a refusal as the API server does.
-func forbidden(caller, namespace, name, reason string) *apierrors.StatusError {
+func forbidden(caller string, right authorizationv1.ResourceAttributes, reason string) *apierrors.StatusError {
+	resource := right.Resource
+	if right.Subresource != "" {
+		resource += "/" + right.Subresource
+	}
 	message := fmt.Sprintf("User %q cannot %s resource %q in API group %q in the namespace %q",
-		caller, streamVerb, streamResource+"/"+streamLog, streamGroup, namespace)
+		caller, right.Verb, resource, right.Group, right.Namespace)
 	if reason != "" {
 		message += ": " + reason
 	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: streamGroup, Resource: streamResource}, name, errors.New(message))
+	return apierrors.NewForbidden(schema.GroupResource{Group: right.Group, Resource: right.Resource}, right.Name, errors.New(message))
 }
 
 // Refuse answers a request with an error, as the API server would.

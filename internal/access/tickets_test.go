@@ -42,7 +42,7 @@ func TestTicketAdmits(t *testing.T) {
 		if code := w.admit(request{ticket: got.Ticket}).Code; code != http.StatusOK {
 			t.Errorf("%d with a ticket", code)
 		}
-		want := question(mustOpen(t, w, got.Ticket), "default", "hello")
+		want := question(mustOpen(t, w, got.Ticket), streamRight("default", "hello"))
 		if fmt.Sprint(want) != fmt.Sprint(server.asked) || server.asked.UID != "uid-jane" || len(server.asked.Groups) != 2 || len(server.asked.Extra) != 1 {
 			t.Errorf("asked for %+v", server.asked)
 		}

@@ -98,6 +98,10 @@ func (g nobody) Admit(w http.ResponseWriter, _ *http.Request, namespace, name st
 	return false
 }
 
+func (g nobody) AdmitList(w http.ResponseWriter, r *http.Request, namespace string) bool {
+	return g.Admit(w, r, namespace, "*")
+}
+
 func (g nobody) Issue(w http.ResponseWriter, r *http.Request, namespace, name string) {
 	g.Admit(w, r, namespace, name)
 }

@@ -13,6 +13,9 @@ type Guard interface {
 	// Issue answers a request for a ticket, which stands in for the caller's
 	// credentials at this one run where no header can be sent.
 	Issue(w http.ResponseWriter, r *http.Request, namespace, name string)
+	// AdmitList reports whether the request may list the runs of a namespace. If
+	// not, it has answered it.
+	AdmitList(w http.ResponseWriter, r *http.Request, namespace string) bool
 }
 
 // Admitter is the half of a Guard that lets readers in.
@@ -30,6 +33,9 @@ type anyone struct{}
 
 // Admit implements Guard.
 func (anyone) Admit(http.ResponseWriter, *http.Request, string, string) bool { return true }
+
+// AdmitList implements Guard.
+func (anyone) AdmitList(http.ResponseWriter, *http.Request, string) bool { return true }
 
 // Issue implements Guard.
 func (anyone) Issue(w http.ResponseWriter, _ *http.Request, _, _ string) {

@@ -112,6 +112,9 @@ type Handler struct {
 	// namespace gets three quarters of MaxReaders at most.
 	MaxReaders, MaxReadersPerRun int
 
+	// Lister is asked for the runs of a namespace. nil: they are not listed.
+	Lister Lister
+
 	// Peers are asked for the runs that they have. nil: there are none.
 	Peers Peers
 	// MaxRelays bounds the runs that other replicas read here at one time, all
@@ -128,6 +131,7 @@ type Handler struct {
 	seats  seats
 	relays seats
 	counts counts
+	lists  chan struct{}
 	mux    *http.ServeMux
 }
 
@@ -138,6 +142,7 @@ func NewHandler(hub *Hub, source Source, guard Guard) *Handler {
 		MaxReaders: DefaultMaxReaders, MaxReadersPerRun: DefaultMaxReadersPerRun, OwnerLimit: DefaultOwnerLimit,
 		MaxRelays: DefaultMaxReaders,
 		hub:       hub, source: source, guard: guard, seats: newSeats(), relays: newSeats(), mux: http.NewServeMux(),
+		lists: make(chan struct{}, maxLists),
 	}
 	run := "/v1/namespaces/{namespace}/chatruns/{name}"
 	route(h.mux, run+"/stream", h.read(true), http.MethodGet, http.MethodHead)
@@ -145,6 +150,7 @@ func NewHandler(hub *Hub, source Source, guard Guard) *Handler {
 	route(h.mux, "/apis/stream.chatrun.dev/v1alpha1/namespaces/{namespace}/chatruns/{name}/log", h.read(false), http.MethodGet, http.MethodHead)
 	route(h.mux, run+"/chat/completions", h.complete, http.MethodPost)
 	route(h.mux, run+"/ticket", h.issue, http.MethodPost)
+	h.mux.HandleFunc("/v1/namespaces/{namespace}/chatruns", h.list)
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusNotFound, "NotFound", "no such path; streams are at "+run+"/stream")
 	})

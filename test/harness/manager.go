@@ -93,7 +93,12 @@ func startManager(ctx context.Context, cfg *rest.Config, sharing *controller.Sha
 		source.Sharded()
 	}
 	m := &Manager{cancel: cancel, done: make(chan error, 1), caller: caller}
-	m.server = httptest.NewUnstartedServer(streamer.NewHandler(hub, source, streamer.Anyone))
+	streams := streamer.NewHandler(hub, source, streamer.Anyone)
+	if streams.Lister, err = controller.NewRunLists(mgr, nil, sharing != nil); err != nil {
+		cancel()
+		return nil, err
+	}
+	m.server = httptest.NewUnstartedServer(streams)
 	m.server.Config.BaseContext = func(net.Listener) context.Context { return ctx }
 	m.server.Start()
 	m.Stream = m.server.URL

@@ -107,6 +107,44 @@ export interface Done extends Status {
   truncated?: boolean;
 }
 
+/** RunList is a page of the runs of a namespace, the newest first. */
+export interface RunList {
+  namespace: string;
+  runs: Summary[];
+  /** Continue asks for the next page; empty is the last one. */
+  continue?: string;
+  /** Truncated says that the namespace holds more runs than the server looks at. */
+  truncated?: boolean;
+}
+
+/**
+ * Summary says of a run what a list shows. It holds nothing of what is asked and
+ * answered but the title.
+ */
+export interface Summary {
+  name: string;
+  uid: string;
+  /** Provider is the name of the ChatProvider. */
+  provider: string;
+  /** Model is the model that answers, once it is known. */
+  model?: string;
+  /** Phase is the run's status.phase, as in Status. */
+  phase: string;
+  /** Reason is the reason of the run's Succeeded condition. */
+  reason?: string;
+  /** Attempt is the number of the attempt under way or last made; 0 before the first. */
+  attempt: number;
+  /** LastErrorReason is the class of the last failure. */
+  lastErrorReason?: string;
+  /** RetryingAt is when the wait before the next attempt ends, if one is waited for. */
+  retryingAt?: string;
+  /** DelayMs is that wait in milliseconds. */
+  delayMs?: number;
+  /** Title is the run's title, if one stands. */
+  title?: string;
+  createdAt: string;
+}
+
 /** EventData tells by the name of an event what its data is. */
 export interface EventData {
   /** EventStatus carries Status. It is the first frame that every reader gets. */
