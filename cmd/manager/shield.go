@@ -99,8 +99,8 @@ func shared(origins []string, next http.Handler) http.Handler {
 	return cors.New(cors.Options{
 		AllowedOrigins: origins,
 		AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost},
-		AllowedHeaders: []string{"Authorization", "Last-Event-ID", "Content-Type", "Accept"},
-		ExposedHeaders: []string{"Retry-After"},
+		AllowedHeaders: []string{"Authorization", "Last-Event-ID", "If-None-Match", "Content-Type", "Accept"},
+		ExposedHeaders: []string{"Retry-After", "ETag"},
 		MaxAge:         int(streamPreflight / time.Second),
 	}).Handler(next)
 }

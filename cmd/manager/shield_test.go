@@ -170,7 +170,7 @@ func TestSlowBody(t *testing.T) {
 func TestOrigins(t *testing.T) {
 	const page = "https://app.example"
 	preflight := http.Header{
-		"Origin": {page}, "Access-Control-Request-Method": {"GET"}, "Access-Control-Request-Headers": {"authorization,last-event-id"}, "Authorization": nil,
+		"Origin": {page}, "Access-Control-Request-Method": {"GET"}, "Access-Control-Request-Headers": {"authorization,if-none-match,last-event-id"}, "Authorization": nil,
 	}
 	for name, tc := range map[string]struct {
 		args      []string
@@ -201,10 +201,10 @@ func TestOrigins(t *testing.T) {
 				if tc.allowed == "" {
 					continue
 				}
-				if what == "preflight" && (h.Get("Access-Control-Allow-Headers") != "authorization,last-event-id" || h.Get("Access-Control-Max-Age") != "600") {
+				if what == "preflight" && (h.Get("Access-Control-Allow-Headers") != "authorization,if-none-match,last-event-id" || h.Get("Access-Control-Max-Age") != "600") {
 					t.Errorf("preflight: %v", h)
 				}
-				if what != "preflight" && h.Get("Access-Control-Expose-Headers") != "Retry-After" {
+				if what != "preflight" && h.Get("Access-Control-Expose-Headers") != "Retry-After, Etag" {
 					t.Errorf("%s: %v", what, h)
 				}
 			}

@@ -63,19 +63,18 @@ export async function step(name) {
 export async function look(page, state) {
   // By the debugger's way in, as the page's policy lets no other script in.
   await page.evaluate(axe);
-  for (const colorScheme of ["dark", "light"]) {
+  for (const [colorScheme, width] of [["dark", 1000], ["light", 360], ["light", 1000]]) {
     await page.emulateMedia({ colorScheme });
+    await page.setViewportSize({ width, height: 640 });
     const found = await page.evaluate(async () => {
       const { violations, passes } = await globalThis.axe.run(document, { resultTypes: ["violations"] });
       return { violations: violations.map((v) => `${v.id}: ${v.nodes.map((n) => `${n.target} ${n.failureSummary}`).join("; ")}`), passes: passes.length };
     });
-    assert.deepEqual(found.violations, [], `axe-core: ${state}, ${colorScheme}`);
+    assert.deepEqual(found.violations, [], `axe-core: ${state}, ${colorScheme}, ${width} wide`);
     assert.ok(found.passes > 10, `axe-core looked at little: ${state}`);
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert.ok(overflow <= 0, `${state}: ${overflow} pixels more than the window's ${width}`);
   }
-  await page.setViewportSize({ width: 360, height: 640 });
-  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-  assert.ok(overflow <= 0, `${state}: ${overflow} pixels too wide for a telephone`);
-  await page.setViewportSize({ width: 1000, height: 640 });
 }
 
 /** picture writes a picture for the docs, if they are wanted. */
@@ -92,7 +91,7 @@ export async function shows(page, selector, text) {
   await page.locator(selector, { hasText: text }).first().waitFor();
 }
 
-/** press goes on by Tab until an element has the focus, as one without a mouse does. */
+/** tabTo goes on by Tab until an element has the focus, as one without a mouse does. */
 export async function tabTo(page, selector, most = 30) {
   for (let i = 0; i < most; i++) {
     if (await page.evaluate((s) => document.activeElement?.matches(s) ?? false, selector)) {

@@ -169,7 +169,13 @@ function newRow(summary: Summary, namespace: string): Row {
   first.append(link, row.name);
   const second = make("td");
   second.append(row.phase, row.detail);
-  line.append(first, second, row.attempt, row.provider, row.model, row.created);
+  // A table that is laid out otherwise, as in a narrow window, stays one for those who
+  // do not see it.
+  line.role = "row";
+  for (const cell of [first, second, row.attempt, row.provider, row.model, row.created]) {
+    cell.role = "cell";
+    line.append(cell);
+  }
   return row;
 }
 

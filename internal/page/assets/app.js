@@ -939,7 +939,11 @@ function newRow(summary, namespace) {
   first.append(link, row.name);
   const second = make("td");
   second.append(row.phase, row.detail);
-  line.append(first, second, row.attempt, row.provider, row.model, row.created);
+  line.role = "row";
+  for (const cell of [first, second, row.attempt, row.provider, row.model, row.created]) {
+    cell.role = "cell";
+    line.append(cell);
+  }
   return row;
 }
 function tell(row) {
