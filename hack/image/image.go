@@ -81,8 +81,10 @@ func (r recipe) compile(ctx context.Context, p v1.Platform, out string) error {
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, "./cmd/manager")
 	cmd.Dir = r.Root
-	// GOFLAGS of whoever builds must not change what comes out.
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOOS="+p.OS, "GOARCH="+p.Architecture)
+	// What whoever builds has set for programs of their own must not change what comes
+	// out. These are Go's defaults.
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOAMD64=v1", "GOARM64=v8.0", "GOFIPS140=off",
+		"GOOS="+p.OS, "GOARCH="+p.Architecture)
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the manager for %s: %w\n%s", p, err, bytes.TrimSpace(said))
 	}
