@@ -26,8 +26,9 @@ failed=
 run() {
 	name=$1 which=$2
 	shift 2
+	all=$(go list ./...) || return 1
 	# shellcheck disable=SC2086 # several words
-	packages=$(go list ./... | grep $which) || return 0
+	packages=$(echo "$all" | grep $which) || return 0
 	# shellcheck disable=SC2086 # the names hold no spaces
 	go tool -modfile="$root/hack/tools/go.mod" gotestsum --format=pkgname --hide-summary=skipped \
 		--jsonfile="$events/$name.json" -- $race -timeout=30m $fresh "$@" $packages

@@ -33,11 +33,24 @@ var allPhases = []v1alpha1.Phase{
 	v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed, v1alpha1.PhaseCancelled,
 }
 
+// finalReasons are those that a run may finish with.
+var finalReasons = []string{
+	v1alpha1.ReasonCompleted, v1alpha1.ReasonCancelled,
+	v1alpha1.ReasonRetriesExhausted, v1alpha1.ReasonRetryAfterTooLong, v1alpha1.ReasonDeadlineExceeded, v1alpha1.ReasonPendingDeadlineExceeded,
+	v1alpha1.ReasonMessagesInvalid, v1alpha1.ReasonMessagesChanged, v1alpha1.ReasonMessagesNotKept,
+	v1alpha1.ReasonParentNotFound, v1alpha1.ReasonParentFailed, v1alpha1.ReasonParentUnusable,
+	v1alpha1.ReasonConversationCycle, v1alpha1.ReasonConversationTooLong, v1alpha1.ReasonOutputRefused,
+	v1alpha1.ReasonAuthenticationFailed, v1alpha1.ReasonPermissionDenied, v1alpha1.ReasonQuotaExhausted,
+	v1alpha1.ReasonContextLengthExceeded, v1alpha1.ReasonModelNotFound, v1alpha1.ReasonInvalidRequest,
+	v1alpha1.ReasonContentFiltered, v1alpha1.ReasonEmptyAnswer,
+}
+
 // states are what metrics show of the moment.
 func (r *ChatRunReconciler) states(o Options) metrics.States {
 	census := &census{count: r.byPhase}
 	return metrics.States{
-		Exists: r.providerExists,
+		Exists:  r.providerExists,
+		Reasons: finalReasons,
 		Runs: func() (map[string]int, bool) {
 			return census.now(r.clock.Now())
 		},

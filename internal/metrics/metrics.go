@@ -59,6 +59,7 @@ type Metrics struct {
 	registry   prometheus.Registerer
 	registered []prometheus.Collector
 	providers  providers
+	reasons    []string // Show's; the providers' lock guards them
 
 	attempts   *prometheus.CounterVec
 	outcomes   *prometheus.CounterVec
@@ -118,6 +119,9 @@ func (m *Metrics) begin(p string) {
 		if class.Retryable() {
 			m.retries.WithLabelValues(p, string(class))
 		}
+	}
+	for _, reason := range m.reasons {
+		m.finished.WithLabelValues(p, reason)
 	}
 	for _, direction := range []string{directionInput, directionOutput} {
 		m.tokens.WithLabelValues(p, direction)

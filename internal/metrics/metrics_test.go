@@ -28,8 +28,9 @@ func everything(t *testing.T) (*prometheus.Registry, *Metrics) {
 		t.Fatal(err)
 	}
 	err = m.Show(States{
-		Exists: func(p string) bool { return strings.HasPrefix(p, "ns/") },
-		Runs:   func() (map[string]int, bool) { return map[string]int{"Pending": 2}, true },
+		Exists:  func(p string) bool { return strings.HasPrefix(p, "ns/") },
+		Reasons: []string{"Completed", "QuotaExhausted"},
+		Runs:    func() (map[string]int, bool) { return map[string]int{"Pending": 2}, true },
 		Providers: func() []ProviderState {
 			return []ProviderState{{Provider: "ns/a", Held: 1, Waiting: 2, Limit: 3, Gates: 1, Width: 4}, {Provider: "gone/b", Held: 5, Limit: 9}, {Provider: "gone/c", Held: 6}}
 		},
@@ -192,6 +193,7 @@ func TestStates(t *testing.T) {
 		"chatrun_provider_gates":        {"provider=ns/a": 1, "provider=other": 0},
 		"chatrun_provider_gate_width":   {"provider=ns/a": 4},
 		"chatrun_tokens_total":          {"direction=input,provider=ns/a": 3, "direction=output,provider=ns/a": 0},
+		"chatrun_runs_finished_total":   {"provider=ns/a,reason=Completed": 1, "provider=ns/a,reason=QuotaExhausted": 0},
 		"chatrun_readers":               {"": 1},
 		"chatrun_relays":                {"direction=in": 2, "direction=out": 3},
 		"chatrun_readers_refused_total": {"kind=reader": 4, "kind=relay": 5},

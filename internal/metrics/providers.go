@@ -10,8 +10,8 @@ import (
 )
 
 // MaxProviders bounds the providers that are counted by themselves. Each has some
-// 100 series, of which all but the reasons of finished runs are there from the
-// beginning; further providers share those of OtherProviders.
+// 120 series, which are there from the beginning; further providers share those of
+// OtherProviders.
 const MaxProviders = 100
 
 // OtherProviders is the label of those that are beyond the bound, and of those that

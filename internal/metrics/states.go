@@ -13,6 +13,9 @@ import (
 type States struct {
 	// Exists says whether a provider does.
 	Exists func(provider string) bool
+	// Reasons are those that a run may finish with. Each is there for each provider from
+	// the beginning: a share of those that end is none of what was first seen later.
+	Reasons []string
 	// Runs returns how many runs of each phase are this replica's, and false if that
 	// is not known.
 	Runs func() (map[string]int, bool)
@@ -43,7 +46,7 @@ type ProviderState struct {
 // Show lets the states be seen. It is to be called once.
 func (m *Metrics) Show(s States) error {
 	m.providers.mu.Lock()
-	m.providers.exists = s.Exists
+	m.providers.exists, m.reasons = s.Exists, s.Reasons
 	m.providers.mu.Unlock()
 	return errors.Join(
 		m.register(&phases{s.Runs}, &standings{m, s.Providers}),

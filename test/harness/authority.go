@@ -7,9 +7,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"math/big"
@@ -97,6 +99,18 @@ func (k KeyPair) Write(dir string) error {
 		os.WriteFile(filepath.Join(dir, "tls.crt"), k.Certificate, 0o600),
 		os.WriteFile(filepath.Join(dir, "tls.key"), k.Key, 0o600),
 	)
+}
+
+// KeyHash names the pair's key to a browser that has to trust it: SHA-256 of its public
+// half, in base64.
+func (k KeyPair) KeyHash() (string, error) {
+	block, _ := pem.Decode(k.Certificate)
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.Sum256(certificate.RawSubjectPublicKeyInfo)
+	return base64.StdEncoding.EncodeToString(hash[:]), nil
 }
 
 // TLS is the pair as a client shows it.

@@ -279,6 +279,25 @@ func freeAddress(ip string) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
+// UntilOpen waits until somebody listens on an address, for so long at most.
+func UntilOpen(ctx context.Context, address string, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	every := time.NewTicker(50 * time.Millisecond)
+	defer every.Stop()
+	for {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return fmt.Errorf("nobody listens on %s: %w", address, err)
+		}
+	}
+}
+
 // StreamURL is where the stream of a run is read.
 func StreamURL(base, namespace, name string) string {
 	return base + "/v1/namespaces/" + namespace + "/chatruns/" + name + "/stream"

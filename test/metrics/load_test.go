@@ -34,10 +34,9 @@ func TestMain(m *testing.M) {
 
 // The runs of the load: of three each, one is refused twice. Those at the limited
 // provider queue, those without a key are refused for good, and the long ones are
-// cancelled. One alone is without a key: however late a counter is first scraped, no
-// tenth of what is seen to end has failed, for which another alert would fire.
+// cancelled.
 const (
-	plainRuns, limitedRuns, lockedRuns, longRuns = 60, 20, 1, 5
+	plainRuns, limitedRuns, lockedRuns, longRuns = 60, 20, 5, 5
 	allRuns                                      = plainRuns + limitedRuns + lockedRuns + longRuns
 	retriedRuns                                  = plainRuns/3 + limitedRuns/3 + 1
 	// titledRuns are the second of each ten.

@@ -5,14 +5,9 @@ package page
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -166,13 +161,9 @@ func (w *world) startManager(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	block, _ := pem.Decode(pair.Certificate)
-	certificate, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
+	if w.keyHash, err = pair.KeyHash(); err != nil {
 		return err
 	}
-	hash := sha256.Sum256(certificate.RawSubjectPublicKeyInfo)
-	w.keyHash = base64.StdEncoding.EncodeToString(hash[:])
 	if err := pair.Write(dir); err != nil {
 		return err
 	}
@@ -186,26 +177,7 @@ func (w *world) startManager(ctx context.Context, dir string) error {
 		return err
 	}
 	_, w.stream, _ = strings.Cut(w.manager.Stream, "://")
-	return untilOpen(ctx, w.stream)
-}
-
-// untilOpen waits until somebody listens on an address.
-func untilOpen(ctx context.Context, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	every := time.NewTicker(50 * time.Millisecond)
-	defer every.Stop()
-	for {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		if err == nil {
-			return c.Close()
-		}
-		select {
-		case <-every.C:
-		case <-ctx.Done():
-			return fmt.Errorf("nobody listens on %s: %w", address, err)
-		}
-	}
+	return harness.UntilOpen(ctx, w.stream, patience)
 }
 
 // managerLog is the name of the file with the manager's log, and shownLog how

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"chatrun.dev/operator/test/harness"
 )
 
 // nginxConfig leaves all that concerns buffering as nginx has it by default.
@@ -89,7 +91,7 @@ func startNginx(t *testing.T, fronts ...front) []string {
 		t.Logf("nginx: %s", said)
 	})
 	for _, address := range addresses {
-		if err := untilOpen(t.Context(), address); err != nil {
+		if err := harness.UntilOpen(t.Context(), address, patience); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,11 +5,8 @@ package readers
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -20,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -144,13 +140,9 @@ func (w *world) makeTrust(dir string) error {
 	if err != nil {
 		return err
 	}
-	block, _ := pem.Decode(pair.Certificate)
-	certificate, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
+	if w.keyHash, err = pair.KeyHash(); err != nil {
 		return err
 	}
-	hash := sha256.Sum256(certificate.RawSubjectPublicKeyInfo)
-	w.keyHash = base64.StdEncoding.EncodeToString(hash[:])
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(authority.PEM)
 	w.trust = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
@@ -249,26 +241,7 @@ func (w *world) startManager(ctx context.Context, dir string) error {
 		return err
 	}
 	_, w.stream, _ = strings.Cut(w.manager.Stream, "://")
-	return untilOpen(ctx, w.stream)
-}
-
-// untilOpen waits until somebody listens on an address.
-func untilOpen(ctx context.Context, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	every := time.NewTicker(50 * time.Millisecond)
-	defer every.Stop()
-	for {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		if err == nil {
-			return c.Close()
-		}
-		select {
-		case <-every.C:
-		case <-ctx.Done():
-			return fmt.Errorf("nobody listens on %s: %w", address, err)
-		}
-	}
+	return harness.UntilOpen(ctx, w.stream, patience)
 }
 
 func (w *world) stop() error {
