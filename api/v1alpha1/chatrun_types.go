@@ -11,6 +11,11 @@ import (
 // title is never overwritten.
 const AnnotationTitle = "chatrun.dev/title"
 
+// AnnotationTraceParent holds the trace context that a run is created in, as a W3C
+// traceparent: where the operator traces, the run's span is a child of that one.
+// Anything else in it is ignored, and the run has a trace of its own.
+const AnnotationTraceParent = "chatrun.dev/traceparent"
+
 // LabelConversation ties the runs of one conversation together. The operator
 // sets it on a run with continueFrom, and on the run that it goes on from,
 // where it is not set: the value is that of the former run, or else that run's

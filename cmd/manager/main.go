@@ -55,7 +55,13 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	drain, err := o.wire(ctx, mgr, replicas, sharing)
+	told, err := o.traces.start(replicas.Me(), ctrl.Log.WithName("traces"))
+	if err != nil {
+		return err
+	}
+	// After the drain, which ends the last attempts.
+	defer closeTraces(ctx, told, ctrl.Log.WithName("traces"))
+	drain, err := o.wire(ctx, mgr, replicas, sharing, told)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ type options struct {
 	maxStreams    int
 	shardRuns     bool
 	namespaces    []string
+	traces        tracesOptions
 	zap           zap.Options
 }
 
@@ -77,6 +78,7 @@ func parse(args []string) (*options, error) {
 		func(s string) error { o.namespaces = list(s); return nil })
 	fs.DurationVar(&o.headerTimeout, "provider-header-timeout", 0,
 		"Longest wait for the header of a provider's answer; 0 leaves it to each run's streamIdleTimeoutSeconds.")
+	o.traces.bind(fs)
 	o.zap.BindFlags(fs)
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -124,7 +126,7 @@ func (o *options) complete(givenStream bool) error {
 	if err := o.completeNamespaces(); err != nil {
 		return err
 	}
-	return errors.Join(o.metrics.complete(), o.replica.complete(), o.relay.complete(o.stream.address))
+	return errors.Join(o.metrics.complete(), o.traces.complete(), o.replica.complete(), o.relay.complete(o.stream.address))
 }
 
 // completeNamespaces checks which namespaces are to be watched.

@@ -41,6 +41,8 @@ func TestParse(t *testing.T) {
 		{"metrics for all of this machine, with a certificate", []string{"--metrics-cert-dir", "/somewhere"}, "--metrics-cert-dir"},
 		{"a certificate for metrics that is missing", []string{"--metrics-bind-address", ":8443", "--metrics-cert-dir", "/missing"}, "--metrics-cert-dir"},
 		{"no port for metrics", []string{"--metrics-bind-address", "here"}, "--metrics-bind-address"},
+		{"traces", []string{"--traces-endpoint", "http://collector:4318", "--traces-ratio", "0.1"}, ""},
+		{"traces for nobody", []string{"--traces-ratio", "0.1"}, "no --traces-endpoint"},
 		{"an argument", []string{"run"}, `unexpected argument "run"`},
 		{"bad duration", []string{"--provider-header-timeout", "soon"}, "invalid value"},
 	} {

@@ -26,6 +26,7 @@ import (
 	"chatrun.dev/operator/internal/page"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
+	"chatrun.dev/operator/internal/traces"
 )
 
 // manager makes the manager. sharing is nil if its cache is to hold all runs.
@@ -56,7 +57,7 @@ func (o *options) manager(cfg *rest.Config, sharing *controller.Sharing) (ctrl.M
 }
 
 // wire adds all that the manager runs. What it returns ends the attempts in order.
-func (o *options) wire(ctx context.Context, mgr ctrl.Manager, replicas *members.Members, sharing *controller.Sharing) (*controller.Drain, error) {
+func (o *options) wire(ctx context.Context, mgr ctrl.Manager, replicas *members.Members, sharing *controller.Sharing, told *traces.Traces) (*controller.Drain, error) {
 	caller, err := provider.New(provider.Options{
 		EgressProxy: o.egressProxy, NoProxy: o.noProxy, DenyCIDRs: list(o.denyCIDRs),
 		UserAgent: "chatrun-operator", HeaderTimeout: o.headerTimeout,
@@ -71,7 +72,7 @@ func (o *options) wire(ctx context.Context, mgr ctrl.Manager, replicas *members.
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
 	drain, err := controller.Setup(ctx, mgr, controller.Options{
-		Caller: caller, Hub: hub, Members: replicas, MaxConcurrentStreams: o.maxStreams, Sharing: sharing, Metrics: counted,
+		Caller: caller, Hub: hub, Members: replicas, MaxConcurrentStreams: o.maxStreams, Sharing: sharing, Metrics: counted, Traces: told,
 	})
 	if err != nil {
 		return nil, err

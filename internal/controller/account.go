@@ -23,8 +23,9 @@ func newsOf(before, run *v1alpha1.ChatRun) news {
 	return news{ended: isStreaming(before) && !isStreaming(run), finished: !isFinished(before) && isFinished(run)}
 }
 
-// account counts what a write recorded, once it stands.
+// account counts what a write recorded, once it stands, and tells of it as spans.
 func (r *ChatRunReconciler) account(run *v1alpha1.ChatRun, n news, o *streamer.Outcome, f *chatretry.Failure) {
+	r.trace(run, n, o, f)
 	p := providerOf(run)
 	if n.ended {
 		r.metrics.Ended(p, endedAs(o, f))

@@ -24,6 +24,7 @@ import (
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
+	"chatrun.dev/operator/internal/traces"
 )
 
 // maxConcurrentReconciles bounds the API writes under way at once. A reconcile
@@ -56,6 +57,7 @@ type ChatRunReconciler struct {
 
 	recorder events.EventRecorder
 	metrics  *metrics.Metrics
+	traces   *traces.Traces
 	clock    clock.PassiveClock
 	// worker is our name, as it stands in status.worker.
 	worker  string
@@ -85,7 +87,11 @@ func (r *ChatRunReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	}
 	if f.run != nil {
 		// Whatever is said of this look, also of its title, says which attempt.
-		ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("attempt", attemptOf(f.run)))
+		logger := log.FromContext(ctx).WithValues("attempt", attemptOf(f.run))
+		if r.traces != nil {
+			logger = logger.WithValues("trace", r.traces.ID(tracedRun(f.run)))
+		}
+		ctx = log.IntoContext(ctx, logger)
 	}
 	d, ready, err := r.decide(ctx, &f)
 	after := d.after

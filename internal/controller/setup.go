@@ -28,6 +28,7 @@ import (
 	"chatrun.dev/operator/internal/places"
 	"chatrun.dev/operator/internal/provider"
 	"chatrun.dev/operator/internal/streamer"
+	"chatrun.dev/operator/internal/traces"
 )
 
 const (
@@ -61,6 +62,8 @@ type Options struct {
 	Sharing *Sharing
 	// Metrics count what happens; nil counts where nobody looks.
 	Metrics *metrics.Metrics
+	// Traces tell of runs and attempts as spans; nil tells nobody.
+	Traces *traces.Traces
 	// Clock is the real one if nil.
 	Clock clock.PassiveClock
 }
@@ -87,7 +90,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) (*Drain, error) {
 	r := &ChatRunReconciler{
 		client: mgr.GetClient(), live: mgr.GetAPIReader(),
 		caller: o.Caller, hub: o.Hub, providers: providers,
-		recorder: mgr.GetEventRecorder(reportingController), metrics: o.Metrics, clock: o.Clock, worker: o.Members.Me(), members: o.Members,
+		recorder: mgr.GetEventRecorder(reportingController), metrics: o.Metrics, traces: o.Traces, clock: o.Clock, worker: o.Members.Me(), members: o.Members,
 		sharded: o.Sharing != nil, sharing: o.Sharing,
 	}
 	r.pool = streamer.NewPool(o.Caller, o.Hub, func(run streamer.Run) {

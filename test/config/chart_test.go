@@ -17,7 +17,10 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 )
 
@@ -240,6 +243,36 @@ func TestChartFlags(t *testing.T) {
 	}
 	if got := text(t, template(t, "--set=flags.stream-log-bytes=104857600")["Deployment chatrun-system/chatrun-manager"]); !strings.Contains(got, `"--stream-log-bytes=104857600"`) {
 		t.Errorf("a large number becomes another: %s", got)
+	}
+}
+
+// TestChartTraces: a share stays one, a large number whole, and the key for a
+// collector can be brought.
+func TestChartTraces(t *testing.T) {
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	text := `
+flags: {traces-endpoint: http://collector:4318, traces-ratio: 0.1, traces-headers-file: /etc/traces/headers, max-concurrent-streams: 2000000}
+extraVolumes: [{name: traces, secret: {secretName: traces}}]
+extraVolumeMounts: [{name: traces, mountPath: /etc/traces, readOnly: true}]
+`
+	if err := os.WriteFile(values, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var deployment appsv1.Deployment
+	got := template(t, "--values="+values)["Deployment chatrun-system/chatrun-manager"]
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(got.Object, &deployment, true); err != nil {
+		t.Fatal(err)
+	}
+	pod := deployment.Spec.Template.Spec
+	for _, want := range []string{"--traces-ratio=0.1", "--max-concurrent-streams=2000000", "--traces-endpoint=http://collector:4318"} {
+		if !slices.Contains(pod.Containers[0].Args, want) {
+			t.Errorf("%s is not among %v", want, pod.Containers[0].Args)
+		}
+	}
+	volume := func(v corev1.Volume) bool { return v.Secret != nil && v.Secret.SecretName == "traces" }
+	mount := func(m corev1.VolumeMount) bool { return m.Name == "traces" && m.MountPath == "/etc/traces" }
+	if !slices.ContainsFunc(pod.Volumes, volume) || !slices.ContainsFunc(pod.Containers[0].VolumeMounts, mount) {
+		t.Errorf("the Secret is not brought: %v, %v", pod.Volumes, pod.Containers[0].VolumeMounts)
 	}
 }
 

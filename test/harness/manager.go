@@ -174,6 +174,8 @@ const (
 type Process struct {
 	// Stream is the URL of the stream endpoint.
 	Stream string
+	// LogFile holds what it logs.
+	LogFile string
 
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -213,7 +215,7 @@ func startProcess(command []string, kubeconfig, leases, worker, logFile string, 
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &Process{Stream: "http://" + stream, cmd: cmd, done: make(chan struct{})}
+	p := &Process{Stream: "http://" + stream, LogFile: logFile, cmd: cmd, done: make(chan struct{})}
 	go func() {
 		// The exit status of a killed process says nothing.
 		_ = cmd.Wait()
