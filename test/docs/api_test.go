@@ -71,8 +71,8 @@ func TestReasons(t *testing.T) {
 			if !reasons[row[tc.column]] {
 				t.Errorf("%s: there is no reason %q", tc.page, row[tc.column])
 			}
-			if len(row) <= tc.column+2 || row[tc.column+1] == "" {
-				t.Errorf("%s: nothing is said of %s", tc.page, row[tc.column])
+			if len(row) <= tc.column+2 || row[tc.column+1] == "" || row[tc.column+2] == "" {
+				t.Errorf("%s: what %s means, or what to do, is not said", tc.page, row[tc.column])
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(reasons)) {
