@@ -17,6 +17,8 @@ BENCH ?= .
 ROWS ?=
 REPETITIONS ?= 3
 SOAK ?= 20m
+# Further flags of the manager that `make run` starts.
+RUNFLAGS ?=
 # The kubectl that install, deploy and their kin use, with your own kubeconfig.
 # Without one on the PATH it is the control plane's.
 KUBECTL ?= $(shell command -v kubectl 2>/dev/null)
@@ -52,7 +54,7 @@ build: ## Build the manager into bin/.
 
 run: ## Run the manager against your kubeconfig (after: make install), as one more replica if there are any.
 	@$(WITH_KUBECTL) "$$kubectl" get namespace chatrun-system >/dev/null 2>&1 || "$$kubectl" create namespace chatrun-system
-	go run ./cmd/manager --stream-local
+	go run ./cmd/manager --stream-local $(RUNFLAGS)
 
 test: ## Run all tests and say how many ran. TESTFLAGS=… goes to go test.
 	@$(WITH_ASSETS) $(WITH_CONTROLLER_MANAGER) hack/test.sh $(TESTFLAGS)

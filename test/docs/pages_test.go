@@ -6,12 +6,15 @@
 package docs
 
 import (
+	"bytes"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/yuin/goldmark"
@@ -32,30 +35,46 @@ type page struct {
 	tree   ast.Node
 }
 
-// pages reads all of them, by their names.
+func newPage(name string, source []byte) *page {
+	markdown := goldmark.New(goldmark.WithExtensions(extension.GFM))
+	return &page{name: name, source: source, tree: markdown.Parser().Parse(text.NewReader(source))}
+}
+
+// pages returns all of them, by their names.
 func pages(t *testing.T) map[string]*page {
 	t.Helper()
+	all, err := read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// read reads them once for all tests.
+var read = sync.OnceValues(func() (map[string]*page, error) {
 	all := map[string]*page{}
 	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md", "web/README.md"} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil || len(files) == 0 {
-			t.Fatalf("no page is called %s: %v", pattern, err)
+			return nil, fmt.Errorf("no page is called %s: %w", pattern, err)
 		}
 		for _, file := range files {
 			source, err := os.ReadFile(file)
 			if err != nil {
-				t.Fatal(err)
+				return nil, err
 			}
 			name, err := filepath.Rel(root, file)
 			if err != nil {
-				t.Fatal(err)
+				return nil, err
 			}
-			markdown := goldmark.New(goldmark.WithExtensions(extension.GFM))
-			all[filepath.ToSlash(name)] = &page{name: filepath.ToSlash(name), source: source, tree: markdown.Parser().Parse(text.NewReader(source))}
+			all[filepath.ToSlash(name)] = newPage(filepath.ToSlash(name), source)
 		}
 	}
-	return all
-}
+	return all, nil
+})
+
+// lineAt returns the number of the line of an offset.
+func (p *page) lineAt(offset int) int { return bytes.Count(p.source[:offset], []byte{'\n'}) + 1 }
 
 // walk visits every node of a page.
 func (p *page) walk(visit func(ast.Node)) {
@@ -97,7 +116,7 @@ func (p *page) code() []block {
 		for i := range n.Lines().Len() {
 			segment := n.Lines().At(i)
 			if i == 0 {
-				first = strings.Count(string(p.source[:segment.Start]), "\n") + 1
+				first = p.lineAt(segment.Start)
 			}
 			out.Write(segment.Value(p.source))
 		}
@@ -136,13 +155,15 @@ func (p *page) section(heading string) [][]string {
 	return rows
 }
 
+// dropped are the characters of a heading that its anchor lacks.
+var dropped = regexp.MustCompile(`[^\p{L}\p{N}\- _]`)
+
 // slug is the anchor that a heading gets where the pages are shown.
 func slug(heading string) string {
-	kept := regexp.MustCompile(`[^\p{L}\p{N}\- _]`).ReplaceAllString(strings.ToLower(heading), "")
-	return strings.ReplaceAll(kept, " ", "-")
+	return strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
 }
 
-// anchors of a page; one that comes again gets a number.
+// anchors of a page.
 func (p *page) anchors() map[string]bool {
 	found := map[string]bool{}
 	p.walk(func(n ast.Node) {
@@ -155,7 +176,10 @@ func (p *page) anchors() map[string]bool {
 
 // TestLinks: each leads to a file that is there, and to a heading in it.
 func TestLinks(t *testing.T) {
-	all := pages(t)
+	all, anchors := pages(t), map[string]map[string]bool{}
+	for name, p := range all {
+		anchors[name] = p.anchors()
+	}
 	checked := 0
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		p := all[name]
@@ -180,7 +204,7 @@ func TestLinks(t *testing.T) {
 				t.Errorf("%s: no file %s", name, target)
 				return
 			}
-			if next := all[to]; anchor != "" && (next == nil || !next.anchors()[anchor]) {
+			if anchor != "" && !anchors[to][anchor] {
 				t.Errorf("%s: no heading %s", name, target)
 			}
 		})
