@@ -16,9 +16,10 @@ import (
 
 // Defaults of a Handler's times.
 const (
-	// DefaultMinInterval is short for an eye, and long against the 9 µs of a
-	// system call: most of what a reader costs is the number of writes.
-	DefaultMinInterval = 20 * time.Millisecond
+	// DefaultMinInterval is half the time between two parts of a fast model, so that
+	// those do not wait for each other, and long against the 9 µs of a system call:
+	// most of what a reader costs is the number of writes.
+	DefaultMinInterval = 10 * time.Millisecond
 	// DefaultHeartbeat is below the idle limits of common proxies, 30 s and more.
 	DefaultHeartbeat = 15 * time.Second
 	// DefaultWriteTimeout is what a reader may take for one write, of 64 KiB at

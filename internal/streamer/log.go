@@ -149,12 +149,14 @@ func (l *log) part(attempt int32, kind provider.PartKind, text string, data []by
 	if l.state != live || !e.open || e.attempt != attempt || l.copied() {
 		return
 	}
+	// What people wait for is the first: no write before it holds it up.
+	first := e.lastPart == 0
 	l.append(stream.EventMessagePart, data)
 	e.lastPart, e.heard = l.last, l.last
 	if kind == provider.Text {
 		e.text = append(e.text, text...)
 	}
-	l.publish(false)
+	l.publish(first)
 }
 
 // tell appends a status. A phase in which no attempt is under way ends the

@@ -80,7 +80,7 @@ func TestCoalescing(t *testing.T) {
 			hub.Part(hello.UID, 1, text("x"))
 		}
 		synctest.Wait()
-		if got := w.Flushes() - before; got < 45 || got > 52 {
+		if got := w.Flushes() - before; got < 90 || got > 102 {
 			t.Errorf("a second of 1,000 parts made %d writes", got)
 		}
 		rest(t.Context(), time.Second)
@@ -101,6 +101,36 @@ func TestCoalescing(t *testing.T) {
 		default:
 			t.Error("the end waited")
 		}
+	})
+}
+
+// TestFirstPartComesAtOnce: of each attempt, however short ago its status was told.
+func TestFirstPartComesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := NewHub()
+		w, done := newRecorder(), make(chan struct{})
+		go func() {
+			defer close(done)
+			NewHandler(hub, views(pendingView()), Anyone).ServeHTTP(w, request(t.Context(), ""))
+		}()
+		synctest.Wait()
+		for attempt := range int32(2) {
+			attempt++
+			hub.Begin(hello, statusOf(hello, "Streaming", attempt))
+			rest(t.Context(), time.Millisecond)
+			before := w.Flushes()
+			for part, want := range []int{1, 0, 0} {
+				hub.Part(hello.UID, attempt, text("x"))
+				synctest.Wait()
+				if got := w.Flushes() - before; got != want {
+					t.Errorf("part %d of attempt %d made %d writes", part+1, attempt, got)
+				}
+				before = w.Flushes()
+			}
+			hub.Retry(hello, statusOf(hello, "Retrying", attempt), retryOf(attempt))
+		}
+		hub.Finish(hello, endOf(hello, "Cancelled", 2))
+		<-done
 	})
 }
 
