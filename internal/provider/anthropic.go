@@ -158,6 +158,10 @@ func (a *anthropicAnswer) event(e event, part func(Part)) (bool, *chatretry.Fail
 	if len(data) == 0 || string(data) == "[DONE]" { // A gateway's habit.
 		return false, nil
 	}
+	if text, ok := plainAnthropic(data); ok {
+		a.emit(anthropicBlock{Text: text}, part)
+		return false, nil
+	}
 	var v anthropicEvent
 	if err := json.Unmarshal(data, &v); err != nil {
 		v.Type = ""

@@ -176,6 +176,12 @@ func (a *openAIAnswer) event(e event, part func(Part)) (bool, *chatretry.Failure
 	if string(data) == "[DONE]" {
 		return true, a.end()
 	}
+	if len(e.name) == 0 {
+		if text, ok := plainOpenAI(data); ok {
+			a.emit(openAIContent{Content: openAIText{text: text}}, part)
+			return false, nil
+		}
+	}
 	var chunk openAIChunk
 	err := json.Unmarshal(data, &chunk)
 	if err != nil || isSet(chunk.Error) || len(e.name) > 0 || len(chunk.Choices) == 0 && chunk.Usage == nil {

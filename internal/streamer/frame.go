@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"chatrun.dev/operator/api/stream"
+	"chatrun.dev/operator/internal/provider"
 )
 
 // frame is one event, encoded once for all its readers.
@@ -88,6 +90,34 @@ func encode(data any) []byte {
 		panic(fmt.Sprintf("encoding %T: %v", data, err))
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+// encodePart is encode for a part, of which there are more than of all else together.
+func encodePart(kind provider.PartKind, text string) []byte {
+	if text == "" || !verbatim(text) {
+		return encode(messagePart(kind, text))
+	}
+	begin := `{"role":"assistant","text":"`
+	if kind == provider.Reasoning {
+		begin = `{"role":"assistant","reasoning":"`
+	}
+	b := make([]byte, 0, len(begin)+len(text)+len(`"}`))
+	return append(append(append(b, begin...), text...), `"}`...)
+}
+
+// verbatim reports whether JSON has a text as it is.
+func verbatim(text string) bool {
+	ascii := true
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c < ' ', c == '"', c == '\\':
+			return false
+		case c >= utf8.RuneSelf:
+			ascii = false
+		}
+	}
+	// encoding/json escapes the two line ends that JavaScript had trouble with.
+	return ascii || utf8.ValidString(text) && !strings.ContainsAny(text, "\u2028\u2029")
 }
 
 // fieldsLen is the size of a frame without id, event and data.

@@ -8,7 +8,23 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"chatrun.dev/operator/internal/provider"
 )
+
+// FuzzEncodePart: a part is encoded as encoding/json does.
+func FuzzEncodePart(f *testing.F) {
+	for _, text := range []string{"", "a", "a <b> & c", `"`, `\`, "\n", "\x7f", "ü🎉", "\u2028", "a\u2029b", "\xff", "\xe2\x80", "\ufffd"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, kind := range []provider.PartKind{provider.Text, provider.Reasoning} {
+			if got, want := string(encodePart(kind, text)), string(encode(messagePart(kind, text))); got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+	})
+}
 
 func TestCursor(t *testing.T) {
 	good := cursor{"ABCDEFGHIJ", 3, 42}

@@ -75,7 +75,7 @@ func (h *Hub) Begin(run Run, status stream.Status) {
 // current one, and no Retry, Finish or Drop came meanwhile.
 func (h *Hub) Part(uid string, attempt int32, p provider.Part) {
 	if l := h.find(uid); l != nil {
-		l.part(attempt, p.Kind, p.Text, encode(messagePart(p.Kind, p.Text)))
+		l.part(attempt, p.Kind, p.Text, encodePart(p.Kind, p.Text))
 		h.relieve()
 	}
 }

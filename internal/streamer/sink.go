@@ -35,8 +35,22 @@ type sink struct {
 }
 
 func (h *Handler) sink(w http.ResponseWriter, r *http.Request) *sink {
-	f, _ := w.(interface{ FlushError() error })
-	return &sink{w: w, flusher: f, control: http.NewResponseController(w), timeout: h.WriteTimeout, multiplexed: r.ProtoMajor > 1}
+	return &sink{w: w, flusher: flusher(w), control: http.NewResponseController(w), timeout: h.WriteTimeout, multiplexed: r.ProtoMajor > 1}
+}
+
+// flusher finds what flushes behind all that is wrapped around it, as
+// http.ResponseController does at each call.
+func flusher(w http.ResponseWriter) interface{ FlushError() error } {
+	for {
+		if f, ok := w.(interface{ FlushError() error }); ok {
+			return f
+		}
+		wrapped, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return nil
+		}
+		w = wrapped.Unwrap()
+	}
 }
 
 // send writes frames, each piece of maxWrite under a deadline of its own.
