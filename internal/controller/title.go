@@ -48,6 +48,11 @@ func (r *ChatRunReconciler) handTitle(ctx context.Context, f facts, d decision, 
 	if f.run == nil || f.pool == nil || f.pool.Title == "" {
 		return after, nil
 	}
+	if d.row == 4 && d.verb == ignore {
+		// What we read is older than what we wrote: the API server would refuse the
+		// write, and what was written comes in a moment.
+		return after, nil
+	}
 	uid := string(f.run.UID)
 	switch err := r.writeTitle(ctx, f); {
 	case err == nil:

@@ -129,6 +129,42 @@ func TestThrottledTitle(t *testing.T) {
 	}
 }
 
+// TestTitleBeforeTheEcho: a title that is there before the cache has the write of the
+// attempt is written once that came, and not in vain before.
+func TestTitleBeforeTheEcho(t *testing.T) {
+	b, c := newTalk(t, newRun(), ready())
+	old, writes := b.run(t), 0
+	stale := true
+	b.r.client = interceptor.NewClient(b.api.(client.WithWatch), interceptor.Funcs{
+		Get: func(ctx context.Context, api client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if run, ok := o.(*v1alpha1.ChatRun); ok && stale {
+				old.DeepCopyInto(run)
+				return nil
+			}
+			return api.Get(ctx, key, o, opts...)
+		},
+		Patch: func(ctx context.Context, api client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+			writes++
+			return api.Patch(ctx, o, p, opts...)
+		},
+	})
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	c.title <- "A title"
+	<-b.nudged
+	if result, err := b.reconcile(t); err != nil || result.RequeueAfter != 0 || writes != 0 {
+		t.Errorf("before the echo: %d writes, again after %v, error %v", writes, result.RequeueAfter, err)
+	}
+	stale = false
+	if _, err := b.reconcile(t); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.run(t).Annotations[v1alpha1.AnnotationTitle]; got != "A title" || writes != 1 {
+		t.Errorf("the title is %q after %d writes", got, writes)
+	}
+}
+
 // TestLateTitleLeavesNothing: a title that comes after the end, where a person
 // set one meanwhile, brings no further event, so it is forgotten at once.
 func TestLateTitleLeavesNothing(t *testing.T) {
