@@ -14,7 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/apimachinery/pkg/util/httpstream" //nolint:staticcheck // what client-go's own forwarder takes and gives
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
@@ -167,8 +167,7 @@ func (k *keeping) Dial(protocols ...string) (httpstream.Connection, string, erro
 // refused says which right is missing, if one is.
 func (t *Tunnel) refused(err error, right string) error {
 	cause := err
-	var upgrade *httpstream.UpgradeFailureError
-	if errors.As(err, &upgrade) {
+	if upgrade, is := errors.AsType[*httpstream.UpgradeFailureError](err); is {
 		cause = upgrade.Cause
 	}
 	if !apierrors.IsForbidden(cause) && !apierrors.IsUnauthorized(cause) {

@@ -21,11 +21,11 @@ import (
 	"chatrun.dev/operator/api/v1alpha1"
 )
 
-// Runs and Providers are clients of one namespace, or of all.
-type (
-	Runs      = gentype.ClientWithList[*v1alpha1.ChatRun, *v1alpha1.ChatRunList]
-	Providers = gentype.ClientWithList[*v1alpha1.ChatProvider, *v1alpha1.ChatProviderList]
-)
+// Runs is a client of one namespace, or of all.
+type Runs = gentype.ClientWithList[*v1alpha1.ChatRun, *v1alpha1.ChatRunList]
+
+// Providers is one, too.
+type Providers = gentype.ClientWithList[*v1alpha1.ChatProvider, *v1alpha1.ChatProviderList]
 
 // Scheme knows our kinds.
 var Scheme = func() *runtime.Scheme {
