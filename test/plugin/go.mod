@@ -6,6 +6,8 @@ replace chatrun.dev/operator => ../..
 
 require (
 	chatrun.dev/operator v0.0.0
+	github.com/creack/pty v1.1.24
+	github.com/hinshun/vt10x v0.0.0-20220301184237-5011da428d02
 	github.com/onsi/gomega v1.44.0
 	k8s.io/api v0.37.2
 	k8s.io/apimachinery v0.37.2

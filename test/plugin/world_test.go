@@ -263,4 +263,3 @@ func (w *world) answer(r chattest.Request) chattest.Response {
 	}
 	return script.(chattest.Script)(r)
 }
-

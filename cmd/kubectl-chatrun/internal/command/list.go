@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -168,13 +169,18 @@ func (p *plugin) printList(output *genericclioptions.PrintFlags, list runtime.Ob
 		if err != nil {
 			return err
 		}
-		return printer.PrintObj(list, p.Out)
+		if format != "name" {
+			return printer.PrintObj(list, p.Out)
+		}
+		// The printer of names takes no lists.
+		return meta.EachListItem(list, func(object runtime.Object) error { return printer.PrintObj(object, p.Out) })
 	}
 	if len(table.Rows) == 0 {
-		_, err := fmt.Fprintln(p.ErrOut, "There are none here; with -A, all namespaces are looked at.")
+		none := "There are none here; with -A, all namespaces are looked at."
 		if namespaces {
-			_, err = fmt.Fprintln(p.ErrOut, "There are none.")
+			none = "There are none."
 		}
+		_, err := fmt.Fprintln(p.ErrOut, none)
 		return err
 	}
 	return printers.NewTablePrinter(printers.PrintOptions{Wide: *output.OutputFormat == wide, WithNamespace: namespaces}).PrintObj(table, p.Out)

@@ -9,6 +9,7 @@ package follow
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -168,7 +169,7 @@ func once(ctx context.Context, door Door, run Key, follow bool, after *string, t
 	}()
 	resp, err := door.Open(ctx, run, *after, follow)
 	if err != nil {
-		return false, err
+		return false, distrusted(door.Name(), err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusNoContent {
@@ -197,6 +198,18 @@ func once(ctx context.Context, door Door, run Key, follow bool, after *string, t
 		return !done
 	})
 	return done, err
+}
+
+// distrusted is the error of a connection whose certificate was refused: it will be the
+// next time, too.
+func distrusted(door string, err error) error {
+	if _, is := errors.AsType[*tls.CertificateVerificationError](err); !is {
+		return err
+	}
+	return &RefusedError{
+		Door: door, Cause: err,
+		Advice: "Give the authority of the certificate with --stream-ca, and its name with --stream-server-name if it is not that of the address.",
+	}
 }
 
 // heard tells of each read that brought something.
