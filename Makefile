@@ -125,11 +125,12 @@ image-push: ## Push it to IMG=…, by the credentials of `docker login`.
 
 .PHONY: vulncheck licences
 vulncheck: ## Look for known vulnerabilities in what is built. It reads Go's database, or that of GOVULNDB=file://…
-	@go tool -modfile=hack/supplytools/go.mod govulncheck ./cmd/... && cd hack/image && go tool -modfile=../supplytools/go.mod govulncheck . || \
+	@go tool -modfile=hack/supplytools/go.mod govulncheck ./cmd/... && (cd hack/image && go tool -modfile=../supplytools/go.mod govulncheck .) && \
+		cd cmd/kubectl-chatrun && go tool -modfile=../../hack/supplytools/go.mod govulncheck . || \
 		{ echo 'vulncheck: something was found, or the database could not be read: see above' >&2; exit 1; }
 
 licences: ## Write docs/licences.md: the modules in what is built, and their licences.
-	@go run -C hack/licences . ../.. ./cmd/... >$(LICENCES).new && mv $(LICENCES).new $(LICENCES)
+	@go run -C hack/licences . ../.. ./cmd/... -- ../../cmd/kubectl-chatrun . >$(LICENCES).new && mv $(LICENCES).new $(LICENCES)
 
 .PHONY: generate manifests dist fmt lint verify
 generate: ## Write the deep copies of api/, docs/failures.md, docs/reference.md, the TypeScript of api/stream, and the page.

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 root=$(pwd)
 
 # Modules that have tests; those that pin tools have none.
-modules=${MODULES-". hack/image hack/licences test/bench test/docs test/metrics test/oracle"}
+modules=${MODULES-". cmd/kubectl-chatrun hack/image hack/licences test/bench test/docs test/metrics test/oracle test/plugin"}
 
 race=-race
 if [ "$(go env CGO_ENABLED)" != 1 ] ||
@@ -37,9 +37,9 @@ for module in $modules; do
 	echo "test: module $module" >&2
 	name=$(echo "$module" | tr ./ __)
 	# Go knows of no file outside of a module that its tests read or build: what these
-	# three found the last time says nothing.
+	# found the last time says nothing.
 	fresh=
-	case $module in hack/image | test/docs | test/metrics) fresh=-count=1 ;; esac
+	case $module in hack/image | test/docs | test/metrics | test/plugin) fresh=-count=1 ;; esac
 	(cd "$root/$module" && run "$name" '-v /operator/test/' "$@") || failed="$failed $module"
 	# The suites run whole control planes and managers, and some of what they check is
 	# how long something takes: one at a time.

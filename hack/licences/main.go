@@ -5,7 +5,7 @@
 // licences that their texts are, and fails if one is not allowed. `make licences`
 // writes docs/licences.md by it, and `make verify` runs it.
 //
-//	licences MODULE-DIRECTORY PACKAGE…
+//	licences MODULE-DIRECTORY PACKAGE… [-- MODULE-DIRECTORY PACKAGE…]
 package main
 
 import (
@@ -29,7 +29,7 @@ import (
 var allowed = []string{"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT"}
 
 // licenceFile is what a licence's text is called.
-var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying)(\.(md|txt|rst))?$`)
+var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying)(\.(md|txt|rst|mit))?$`)
 
 const (
 	// certain is how sure the classifier has to be that a text is a licence's.
@@ -55,13 +55,25 @@ func main() {
 }
 
 func run(ctx context.Context, out io.Writer, args []string) error {
-	if len(args) < 2 {
-		return errors.New("say the directory of a module, and packages in it")
+	var modules []module
+	for {
+		one, more := args, []string(nil)
+		if i := slices.Index(args, "--"); i >= 0 {
+			one, more = args[:i], args[i+1:]
+		}
+		if len(one) < 2 {
+			return errors.New("say the directory of a module, and packages in it")
+		}
+		found, err := list(ctx, one[0], one[1:])
+		if err != nil {
+			return err
+		}
+		modules = append(modules, found...)
+		if args = more; args == nil {
+			break
+		}
 	}
-	modules, err := list(ctx, args[0], args[1:])
-	if err != nil {
-		return err
-	}
+	modules = unique(modules)
 	classify, err := classifier()
 	if err != nil {
 		return err
@@ -83,13 +95,27 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	return err
 }
 
-// list returns the modules whose packages are in the programs, on any platform that
-// the image is built for, sorted.
+// ours is this repository's own module, in a program that is one of its own.
+const ours = "chatrun.dev/operator"
+
+// platforms are those that programs are built for: the image's, and the plugin's.
+var platforms = []string{"linux/amd64", "linux/arm64", "darwin/arm64", "windows/amd64"}
+
+// unique sorts modules, and drops those that are there twice.
+func unique(modules []module) []module {
+	slices.SortFunc(modules, func(a, b module) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Version, b.Version))
+	})
+	return slices.CompactFunc(modules, func(a, b module) bool { return a.Path == b.Path && a.Version == b.Version })
+}
+
+// list returns the modules whose packages are in the programs, on any platform.
 func list(ctx context.Context, dir string, packages []string) ([]module, error) {
 	found := map[string]module{}
-	for _, arch := range []string{"amd64", "arm64"} {
+	for _, platform := range platforms {
+		system, arch, _ := strings.Cut(platform, "/")
 		cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-deps", "-json=Module"}, packages...)...)
-		cmd.Dir, cmd.Env, cmd.Stderr = dir, append(os.Environ(), "GOOS=linux", "GOARCH="+arch, "CGO_ENABLED=0"), os.Stderr
+		cmd.Dir, cmd.Env, cmd.Stderr = dir, append(os.Environ(), "GOOS="+system, "GOARCH="+arch, "CGO_ENABLED=0"), os.Stderr
 		said, err := cmd.Output()
 		if err != nil {
 			return nil, fmt.Errorf("listing what %v need: %w", packages, err)
@@ -101,7 +127,7 @@ func list(ctx context.Context, dir string, packages []string) ([]module, error) 
 			} else if err != nil {
 				return nil, err
 			}
-			if m := p.Module; m != nil && !m.Main {
+			if m := p.Module; m != nil && !m.Main && m.Path != ours {
 				if m.Replace != nil {
 					m = m.Replace
 				}
@@ -113,7 +139,6 @@ func list(ctx context.Context, dir string, packages []string) ([]module, error) 
 	for _, m := range found {
 		modules = append(modules, m)
 	}
-	slices.SortFunc(modules, func(a, b module) int { return cmp.Compare(a.Path, b.Path) })
 	if len(modules) == 0 {
 		return nil, fmt.Errorf("%v need no module", packages)
 	}

@@ -55,6 +55,7 @@ var plans = map[string]plan{
 	"docs/providers.md":    {door: "local"},
 	"docs/access.md":       {door: "https", has: []string{inTeam, theKeys, providers, hello, inDefault}},
 	"docs/page.md":         {door: "https"},
+	"docs/plugin.md":       usual,
 	"docs/security.md": {door: "local", before: map[string]string{
 		"kubectl auth can-i --list -n team --as=jane | grep stream.chatrun.dev": "kubectl -n team create rolebinding jane-watches --clusterrole=chatrun-stream-reader --user=jane",
 	}},
@@ -83,6 +84,7 @@ var goOn = map[string]endless{
 	"make run":                    {last: "Starting workers", keep: true},
 	"kubectl get chatruns -w":     {last: "hello .* Succeeded"},
 	"kubectl get chr -w":          {first: "hello .* Pending", meanwhile: providers, last: "hello .* Succeeded"},
+	"kubectl chatrun watch":       {last: "hello Succeeded"},
 	"tail -f …/.demo/manager.log": {last: "."},
 }
 
@@ -93,7 +95,7 @@ var once = []string{
 }
 
 // targets are make's that are typed here.
-var targets = []string{"build", "clean", "controlplane", "demo", "deploy", "dev", "image", "image-push", "install", "run", "undeploy", "uninstall"}
+var targets = []string{"build", "clean", "controlplane", "demo", "deploy", "dev", "image", "image-push", "install", "plugin", "run", "undeploy", "uninstall"}
 
 // named is why some commands are not typed: a sentence names them, and nobody is told to
 // type them, as they lack what they are about.

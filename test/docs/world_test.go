@@ -176,7 +176,7 @@ func environment(t *testing.T, kubeconfig string) []string {
 	}
 	for _, dir := range plugins {
 		name := filepath.Base(dir)
-		build := exec.CommandContext(t.Context(), "go", "build", "-C", absolute, "-o", filepath.Join(bin, name), "./cmd/"+name)
+		build := exec.CommandContext(t.Context(), "go", "build", "-C", dir, "-o", filepath.Join(bin, name), ".")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("building %s: %v\n%s", name, err, out)
 		}
