@@ -8,6 +8,8 @@ import (
 	"io"
 	"time"
 
+	"golang.org/x/text/width"
+
 	"chatrun.dev/operator/api/stream"
 	"chatrun.dev/operator/api/v1alpha1"
 )
@@ -172,8 +174,8 @@ func (v *View) Draw() time.Duration {
 	case v.terminal && line != v.drawn:
 		v.erase()
 		if line != "" && (!v.both || !v.answer.MidLine()) {
-			width, _ := v.size()
-			v.print(fit(line, width))
+			columns, _ := v.size()
+			v.print(fit(line, columns))
 			v.drawn = line
 		}
 	}
@@ -181,12 +183,29 @@ func (v *View) Draw() time.Duration {
 }
 
 // fit cuts a line so that it fills no row of a terminal: only one row can be erased.
-func fit(line string, width int) string {
-	runes := []rune(line)
-	if width <= 1 || len(runes) < width {
+func fit(line string, columns int) string {
+	taken, cut := 0, 0
+	for at, r := range line {
+		// Until here the text leaves a column for the dots, and one free.
+		if taken <= columns-2 {
+			cut = at
+		}
+		taken += wide(r)
+	}
+	if columns <= 1 || taken < columns {
 		return line
 	}
-	return string(runes[:width-2]) + "…"
+	return line[:cut] + "…"
+}
+
+// wide is how many columns a character takes: two in East Asian scripts and for emoji.
+func wide(r rune) int {
+	switch width.LookupRune(r).Kind() {
+	case width.EastAsianWide, width.EastAsianFullwidth:
+		return 2
+	default:
+		return 1
+	}
 }
 
 // erase takes the drawn line away.
