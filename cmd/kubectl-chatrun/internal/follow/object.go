@@ -49,7 +49,8 @@ func (o *Object) follow(ctx context.Context, run Key, follow bool, take func(Eve
 	}
 }
 
-// watch reads the run, and follows it for as long as one watch lasts.
+// watch reads the run, and follows it for as long as one watch lasts. A watch that
+// fails before it told anything counts as a failure, though the run could be read.
 func (o *Object) watch(ctx context.Context, key Key, follow bool, seen *seen, take func(Event)) (finished, told bool, err error) {
 	client := o.Client.Runs(key.Namespace)
 	run, err := client.Get(ctx, key.Name, metav1.GetOptions{})
@@ -63,19 +64,20 @@ func (o *Object) watch(ctx context.Context, key Key, follow bool, seen *seen, ta
 		FieldSelector: fields.OneTermEqualSelector("metadata.name", key.Name).String(), ResourceVersion: run.ResourceVersion,
 	})
 	if err != nil {
-		return false, true, err
+		return false, false, err
 	}
 	defer changes.Stop()
 	for change := range changes.ResultChan() {
 		run, is := change.Object.(*v1alpha1.ChatRun)
 		switch {
 		case !is:
-			return false, true, apierrors.FromObject(change.Object)
+			return false, told, apierrors.FromObject(change.Object)
 		case change.Type == watch.Deleted:
 			return false, true, apierrors.NewNotFound(resource, key.Name)
 		case o.tell(ctx, run, seen, take):
 			return true, true, nil
 		}
+		told = true
 	}
 	return false, true, nil
 }
