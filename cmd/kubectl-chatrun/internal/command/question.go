@@ -20,6 +20,8 @@ const (
 	maxStdin  = 4 * maxPrompt
 )
 
+var errLong = fmt.Errorf("the question is longer than %d characters, the most that a prompt may have: see messagesFrom in docs/chatrun.md", maxPrompt)
+
 // question is what is asked: the argument, standard input, or the one above the other.
 // An argument of - stands for standard input, and without an argument that is meant. With
 // one, it is read where it is a pipe or a file: a terminal is for Ctrl-C.
@@ -37,7 +39,10 @@ func question(args []string, in io.Reader, stdin bool) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("reading standard input: %w", err)
 		}
-		if !utf8.Valid(raw) && len(raw) <= maxStdin {
+		if len(raw) > maxStdin {
+			return "", errLong
+		}
+		if !utf8.Valid(raw) {
 			return "", errors.New("standard input is no text in UTF-8")
 		}
 		if raw = bytes.TrimRight(raw, "\r\n"); len(raw) > 0 {
@@ -48,8 +53,8 @@ func question(args []string, in io.Reader, stdin bool) (string, error) {
 	switch {
 	case strings.TrimSpace(prompt) == "":
 		return "", errors.New("there is nothing to ask: give the question as an argument, or by a pipe")
-	case len(prompt) > maxStdin, utf8.RuneCountInString(prompt) > maxPrompt:
-		return "", fmt.Errorf("the question is longer than %d characters, the most that a prompt may have: see messagesFrom in docs/chatrun.md", maxPrompt)
+	case utf8.RuneCountInString(prompt) > maxPrompt:
+		return "", errLong
 	}
 	return prompt, nil
 }
