@@ -260,7 +260,7 @@ func body(text string) *http.Response {
 func TestPausesGrowAndEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{began: time.Now(), open: func(context.Context, int) (*http.Response, error) {
-			return &http.Response{StatusCode: 503, Status: "503 Service Unavailable", Body: io.NopCloser(strings.NewReader("busy"))}, nil
+			return &http.Response{StatusCode: http.StatusServiceUnavailable, Status: "503 Service Unavailable", Body: io.NopCloser(strings.NewReader("busy"))}, nil
 		}}
 		err := (&Follower{Doors: []Door{s}}).Follow(t.Context(), hello, true, func(Event) {})
 		if err == nil || !strings.Contains(err.Error(), "failed 8 times in a row: 503 Service Unavailable busy") || len(s.opened) != maxFailures {
@@ -302,7 +302,7 @@ func TestSilentConnectionIsCut(t *testing.T) {
 			}
 			r, w := io.Pipe()
 			go func() { // a comment late, and then nothing until the connection is given up
-				time.Sleep(maxSilence - time.Second)
+				<-time.After(maxSilence - time.Second)
 				_, _ = io.WriteString(w, ": keep-alive\n\n")
 				<-ctx.Done()
 				_ = w.CloseWithError(ctx.Err())

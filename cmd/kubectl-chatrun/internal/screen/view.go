@@ -141,6 +141,7 @@ func (v *View) drop() {
 }
 
 func (v *View) void() {
+	v.newLine()
 	if v.both {
 		v.Say("(the text above is void: it begins anew)")
 	}

@@ -143,7 +143,7 @@ func TestCountdownIsRedrawnInPlace(t *testing.T) {
 		retry := stream.Retry{Attempt: 1, DelayMs: 2500, Error: "busy\n\x1b[2J", Reason: "Overloaded", RetryingAt: time.Now().Add(2500 * time.Millisecond)}
 		p.take(retry)
 		for next := p.view.Draw(); next > 0; next = p.view.Draw() {
-			time.Sleep(next)
+			<-time.After(next)
 		}
 		expect(t, "the time that passed", time.Until(retry.RetryingAt).String(), "0s")
 		p.take(retry, stream.Status{Phase: "Retrying", Attempt: 1}) // told anew after a cut
@@ -160,9 +160,9 @@ func TestCountdownIsOneLineInAPipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := shownAt(Options{})
 		p.take(stream.Retry{Attempt: 2, DelayMs: 1200, Error: "busy", Reason: "RateLimited", RetryingAt: time.Now().Add(1200 * time.Millisecond)})
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		p.view.Draw()
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		p.view.Draw()
 		expect(t, "what is said", p.err.String(), "Retrying in 2 s (attempt 2, RateLimited): busy\n")
 	})
@@ -279,4 +279,12 @@ func TestBrokenPipeIsTold(t *testing.T) {
 	if _, err := v.End(); !errors.Is(err, errGone) {
 		t.Errorf("the view ends with %v", err)
 	}
+}
+
+// The text is on a terminal and the rest in a file, so nobody says that it is void.
+func TestTextThatComesAnewBeginsALineOnATerminal(t *testing.T) {
+	p := shownAt(Options{OutTerminal: true})
+	p.take(text("Hello"), stream.Reset{Attempt: 2}, text("Hey"), succeeded())
+	p.end(t, true)
+	expect(t, "the output", p.out.String(), "Hello\nHey\n")
 }
