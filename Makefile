@@ -48,9 +48,17 @@ dev: ## The same, and stay up for your own kubectl until Ctrl-C.
 
 ##@ Develop
 
-.PHONY: build run test test-oracle test-readers test-page test-load test-netns test-image bench-replicas fuzz bench bench-growth bench-plot bench-soak bench-profile bench-docs bench-code
+.PHONY: build plugin plugin-archives run test test-oracle test-readers test-page test-load test-netns test-image bench-replicas fuzz bench bench-growth bench-plot bench-soak bench-profile bench-docs bench-code
 build: ## Build the manager into bin/.
 	go build -trimpath -o bin/manager ./cmd/manager
+
+plugin: ## Build kubectl chatrun into bin/.
+	cd cmd/kubectl-chatrun && CGO_ENABLED=0 go build -trimpath -ldflags='-X main.version=$(VERSION)' -o ../../bin/kubectl-chatrun .
+
+# Where the archives of a release will be.
+PLUGIN_URL ?= https://releases.example/chatrun/$(VERSION)
+plugin-archives: ## Build it for all platforms, with krew's manifest, into bin/plugin. VERSION=v0.1.0 says which one it is.
+	go run ./hack/plugin -version '$(VERSION)' -url '$(PLUGIN_URL)'
 
 run: ## Run the manager against your kubeconfig (after: make install), as one more replica if there are any.
 	@$(WITH_KUBECTL) "$$kubectl" get namespace chatrun-system >/dev/null 2>&1 || "$$kubectl" create namespace chatrun-system
