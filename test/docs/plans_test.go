@@ -20,13 +20,14 @@ type plan struct {
 }
 
 const (
-	theKey    = "kubectl create secret generic openai --from-literal=api-key=" + key
-	theKeys   = theKey + " && kubectl create secret generic anthropic --from-literal=api-key=" + key
-	providers = "kubectl apply -f config/samples/chatprovider_openai.yaml -f config/samples/chatprovider_anthropic.yaml"
-	hello     = "kubectl apply -f config/samples/chatrun_hello.yaml && kubectl wait --for=condition=Finished chr/hello --timeout=1m"
-	inTeam    = "kubectl config set-context --current --namespace=team"
-	inDefault = "kubectl config set-context --current --namespace=default"
-	byHelm    = "helm install chatrun charts/chatrun-operator --namespace chatrun-system --create-namespace \\\n  --set image.repository=registry.example/chatrun-operator --set image.tag=v1"
+	theKey      = "kubectl create secret generic openai --from-literal=api-key=" + key
+	theKeys     = theKey + " && kubectl create secret generic anthropic --from-literal=api-key=" + key
+	theProvider = "kubectl apply -f config/samples/chatprovider_openai.yaml"
+	providers   = "kubectl apply -f config/samples/chatprovider_openai.yaml -f config/samples/chatprovider_anthropic.yaml"
+	hello       = "kubectl apply -f config/samples/chatrun_hello.yaml && kubectl wait --for=condition=Finished chr/hello --timeout=1m"
+	inTeam      = "kubectl config set-context --current --namespace=team"
+	inDefault   = "kubectl config set-context --current --namespace=default"
+	byHelm      = "helm install chatrun charts/chatrun-operator --namespace chatrun-system --create-namespace \\\n  --set image.repository=registry.example/chatrun-operator --set image.tag=v1"
 	// rolled stands for what kube-controller-manager and nodes would write.
 	rolled = `kubectl -n chatrun-system patch deploy chatrun-manager --subresource=status --type=merge -p "{\"status\":{\"replicas\":2,\"updatedReplicas\":2,` +
 		`\"readyReplicas\":2,\"availableReplicas\":2,\"observedGeneration\":$(kubectl -n chatrun-system get deploy chatrun-manager -o jsonpath={.metadata.generation})}}"`
@@ -55,7 +56,10 @@ var plans = map[string]plan{
 	"docs/providers.md":    {door: "local"},
 	"docs/access.md":       {door: "https", has: []string{inTeam, theKeys, providers, hello, inDefault}},
 	"docs/page.md":         {door: "https"},
-	"docs/plugin.md":       usual,
+	"docs/plugin.md": {door: "local", has: []string{theKey, theProvider}, before: map[string]string{
+		// A run that waits, as what is over is no news.
+		"kubectl chatrun watch": "kubectl delete chatprovider openai && kubectl apply -f config/samples/chatrun_hello.yaml",
+	}},
 	"docs/security.md": {door: "local", before: map[string]string{
 		"kubectl auth can-i --list -n team --as=jane | grep stream.chatrun.dev": "kubectl -n team create rolebinding jane-watches --clusterrole=chatrun-stream-reader --user=jane",
 	}},
@@ -84,7 +88,7 @@ var goOn = map[string]endless{
 	"make run":                    {last: "Starting workers", keep: true},
 	"kubectl get chatruns -w":     {last: "hello .* Succeeded"},
 	"kubectl get chr -w":          {first: "hello .* Pending", meanwhile: providers, last: "hello .* Succeeded"},
-	"kubectl chatrun watch":       {last: "hello Succeeded"},
+	"kubectl chatrun watch":       {first: "hello Pending", meanwhile: theProvider, last: "hello Succeeded"},
 	"tail -f …/.demo/manager.log": {last: "."},
 }
 
