@@ -30,7 +30,7 @@ func BenchmarkEncode(b *testing.B) {
 	at := cursor{newEpoch(), 1, 12_345}
 	b.ReportAllocs()
 	for b.Loop() {
-		if f := event(at, stream.EventMessagePart, encode(messagePart(provider.Text, " token"))); len(f) == 0 {
+		if f := event(at, stream.EventMessagePart, encodePart(provider.Text, " token")); len(f) == 0 {
 			b.Fatal("nothing was encoded")
 		}
 	}
@@ -40,7 +40,7 @@ func BenchmarkEncode(b *testing.B) {
 // frame and the channel that wakes readers included; readAllocations is that of a
 // delivery, which shares the frame with all others.
 const (
-	appendAllocations = 8
+	appendAllocations = 4
 	readAllocations   = 1
 )
 

@@ -254,3 +254,19 @@ func FuzzParent(f *testing.F) {
 func is(key, value string) func(attribute.KeyValue) bool {
 	return func(kv attribute.KeyValue) bool { return string(kv.Key) == key && kv.Value.AsString() == value }
 }
+
+// BenchmarkTold is what the writer of a status pays for one attempt and the end of its
+// run. Encoding and sending are another goroutine's.
+func BenchmarkTold(b *testing.B) {
+	b.ReportAllocs()
+	told := traces.New(sdktrace.WithBatcher(tracetest.NewNoopExporter()))
+	defer func() {
+		if err := told.Close(b.Context()); err != nil {
+			b.Error(err)
+		}
+	}()
+	for b.Loop() {
+		told.Ended(hello(), second)
+		told.Finished(hello(), done)
+	}
+}
