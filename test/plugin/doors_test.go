@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -65,7 +66,15 @@ func TestRights(t *testing.T) {
 	blind.chatrun("logs", "one", "--stream-url=https://"+the.address, "--stream-ca="+the.ca).expect(t, 1, "", "chatrun-stream-reader")
 	p.chatrun("logs", "one", "--via=port-forward").expect(t, 1, "", "list pods")
 	nobody := p.with("nobody")
-	nobody.chatrun("run", "q", "--provider=openai").expect(t, 1, "", "chatrun-editor")
+	for _, args := range [][]string{
+		{"run", "q", "--provider=openai"}, {"run", "q"}, {"providers"}, {"list"}, {"list", "-A"}, {"watch"}, {"cancel", "one"}, {"retry", "one"}, {"continue", "one", "q"},
+	} {
+		nobody.chatrun(args...).expect(t, 1, "", "You lack the role chatrun-editor")
+	}
+	// By no door of its choice, it sees the object, and is told why once.
+	s := blind.chatrun("logs", "-f", "one")
+	s.expect(t, 0, "yes", "Following the object of the run")
+	NewWithT(t).Expect(strings.Count(s.err, "You lack the role chatrun-stream-reader")).To(Equal(1), s.err)
 	certified := p.certified(editor, streamReader)
 	certified.chatrun("logs", "one", "-n", p.namespace, "--via=api").expect(t, 0, "yes")
 	certified.chatrun("logs", "one", "-n", p.namespace, "--via=port-forward").expect(t, 1, "", "--stream-token-file")

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -166,7 +165,7 @@ func advise(err error) string {
 	}
 	details := status.Status().Details
 	switch {
-	case apierrors.IsForbidden(err) && details != nil && strings.HasPrefix(details.Kind, "chatrun"):
+	case apierrors.IsForbidden(err) && details != nil && details.Group == v1alpha1.GroupVersion.Group:
 		return text + "\nYou lack the role chatrun-editor (to start, change and cancel runs) or chatrun-viewer (to read them)" +
 			" in this namespace: ask who may give it, or see docs/access.md."
 	case apierrors.IsUnauthorized(err):
