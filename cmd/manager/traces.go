@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"sync"
@@ -61,8 +60,12 @@ func (t *tracesOptions) start(me string, log logr.Logger) (*traces.Traces, error
 	otel.SetLogger(log)
 	about := resource.NewSchemaless(semconv.ServiceName("chatrun-operator"), semconv.ServiceInstanceID(me))
 	told, err := traces.To(t.Collector, about)
-	if err = errors.Join(err, faults.begin()); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("--%s: %w", tracesFlag, err)
+	}
+	// The library looks at variables, too, which the flags overrule.
+	for _, err := range faults.begin() {
+		log.Info("what the environment says of traces is passed over", "cause", err.Error())
 	}
 	return told, nil
 }
@@ -101,9 +104,9 @@ func (f *tracesFaults) Handle(err error) {
 }
 
 // begin returns the faults of the set-up; those that follow are logged.
-func (f *tracesFaults) begin() error {
+func (f *tracesFaults) begin() []error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.begun = true
-	return errors.Join(f.atStart...)
+	return f.atStart
 }

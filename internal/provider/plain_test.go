@@ -154,8 +154,8 @@ func TestPlainCutAnywhere(t *testing.T) {
 		for _, data := range events {
 			for i := range len(data) {
 				changed := []string{data[:i], data[:i] + data[i+1:]}
-				for _, c := range "\"\\{}[],:0n \x00\xff" {
-					changed = append(changed, data[:i]+string(c)+data[i+1:], data[:i]+string(c)+data[i:])
+				for _, c := range []byte("\"\\{}[],:0n \x00\xff") {
+					changed = append(changed, data[:i]+string([]byte{c})+data[i+1:], data[:i]+string([]byte{c})+data[i:])
 				}
 				for _, event := range changed {
 					got, ok := plainly[kind].read([]byte(event))

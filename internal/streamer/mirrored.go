@@ -110,10 +110,12 @@ func (l *log) follow(m *mirror, change func(*log) error, urgent bool) error {
 	if l.mirror != m || l.state != live {
 		return errOver
 	}
+	none := l.episode.lastPart == 0
 	if err := change(l); err != nil {
 		return err
 	}
-	l.publish(urgent)
+	// The first part of an attempt is as urgent here as at its owner.
+	l.publish(urgent || none && l.episode.lastPart != 0)
 	return nil
 }
 

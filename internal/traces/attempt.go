@@ -94,7 +94,7 @@ func called(c *Call) []attribute.KeyValue {
 			all = append(all, semconv.ServerPort(n))
 		}
 	} else if c.Server != "" {
-		all = append(all, semconv.ServerAddress(c.Server))
+		all = append(all, semconv.ServerAddress(strings.Trim(c.Server, "[]")))
 	}
 	all = append(all, asked(c.Parameters)...)
 	if c.FinishReason != "" {

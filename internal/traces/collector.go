@@ -4,7 +4,6 @@
 package traces
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -14,15 +13,17 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/textproto"
 	"net/url"
 	"os"
+	"strings"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"golang.org/x/net/http/httpguts"
 	"google.golang.org/protobuf/proto"
 
 	"chatrun.dev/operator/internal/chatretry"
@@ -62,7 +63,8 @@ type Collector struct {
 	Ratio float64
 }
 
-// To returns Traces whose spans a collector is sent, in the name of what is described.
+// To returns Traces whose spans a collector is sent, in the name of what is described;
+// $OTEL_RESOURCE_ATTRIBUTES and $OTEL_SERVICE_NAME say more of it, or otherwise.
 func To(c Collector, about *resource.Resource) (*Traces, error) {
 	if !(c.Ratio >= 0 && c.Ratio <= 1) {
 		return nil, errors.New("the share of traces is to be from 0 to 1")
@@ -70,6 +72,10 @@ func To(c Collector, about *resource.Resource) (*Traces, error) {
 	up, err := c.uploader()
 	if err != nil {
 		return nil, err
+	}
+	about, err = resource.Merge(about, resource.Environment())
+	if err != nil {
+		return nil, fmt.Errorf("describing who sends spans: %w", err)
 	}
 	exporter, err := otlptrace.New(context.Background(), up)
 	if err != nil {
@@ -180,7 +186,7 @@ func (u *uploader) post(ctx context.Context, body []byte) error {
 	req.Header.Set("User-Agent", "chatrun-operator")
 	answer, err := u.client.Do(req)
 	if err != nil {
-		return &chatretry.Failure{Class: chatretry.ConnectionError, Message: "the collector cannot be reached", Err: err}
+		return &chatretry.Failure{Class: chatretry.ConnectionError, Message: "the collector cannot be reached: " + unreached(err), Err: err}
 	}
 	defer func() { _ = answer.Body.Close() }()
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, maxAnswer))
@@ -188,11 +194,29 @@ func (u *uploader) post(ctx context.Context, body []byte) error {
 	case http.StatusOK, http.StatusAccepted, http.StatusNoContent:
 		return nil
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return &chatretry.Failure{Class: chatretry.Overloaded, HTTPStatus: code, Message: "the collector answers " + answer.Status}
+		return &chatretry.Failure{Class: chatretry.Overloaded, HTTPStatus: code, Message: "the collector answers " + http.StatusText(code)}
 	default:
 		// Its words are not repeated: they may hold the key that it refuses.
 		return &chatretry.Failure{Class: chatretry.InvalidRequest, HTTPStatus: code, Message: "the collector answers " + http.StatusText(code)}
 	}
+}
+
+// unreached says why a request had no answer, in words of our own.
+func unreached(err error) string {
+	var timeout interface{ Timeout() bool }
+	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
+	_, name := errors.AsType[*net.DNSError](err)
+	switch {
+	case certificate:
+		return "its certificate is refused"
+	case name:
+		return "its name leads nowhere"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "the connection is refused"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "it takes too long"
+	}
+	return "the connection failed"
 }
 
 // headers reads the headers to send.
@@ -205,14 +229,26 @@ func (u *uploader) headers() (http.Header, error) {
 		return nil, fmt.Errorf("reading the headers for the collector: %w", err)
 	}
 	defer func() { _ = file.Close() }()
-	// The blank line ends the headers, also if the file's last line has no end.
-	text := io.MultiReader(io.LimitReader(file, maxHeadersFile), bytes.NewReader([]byte("\r\n\r\n")))
-	all, err := textproto.NewReader(bufio.NewReader(text)).ReadMIMEHeader()
+	text, err := io.ReadAll(io.LimitReader(file, maxHeadersFile+1))
 	if err != nil {
-		// The error would hold the line.
-		return nil, fmt.Errorf("%s does not hold lines of NAME: VALUE alone", u.headersFile)
+		return nil, fmt.Errorf("reading the headers for the collector: %w", err)
 	}
-	return http.Header(all), nil
+	if len(text) > maxHeadersFile {
+		return nil, fmt.Errorf("%s is longer than %d bytes", u.headersFile, maxHeadersFile)
+	}
+	all := http.Header{}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		name, value, found := strings.Cut(line, ":")
+		if value = strings.TrimSpace(value); !found || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			// The line may hold a key.
+			return nil, fmt.Errorf("%s does not hold lines of NAME: VALUE alone", u.headersFile)
+		}
+		all.Add(name, value)
+	}
+	return all, nil
 }
 
 var _ otlptrace.Client = (*uploader)(nil)

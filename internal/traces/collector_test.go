@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -84,6 +85,47 @@ func TestCollectorThatRefuses(t *testing.T) {
 	}
 }
 
+// TestCollectorsWords: not even the phrase of its status is repeated.
+func TestCollectorsWords(t *testing.T) {
+	c := harness.StartCollector(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err == nil {
+			_, _ = io.WriteString(conn, "HTTP/1.1 503 sk-secret is busy\r\nContent-Length: 0\r\n\r\n")
+			_ = conn.Close()
+		}
+	})
+	defer c.Close()
+	faults := faults(t)
+	told := to(t, traces.Collector{URL: c.URL, Ratio: 1})
+	told.Finished(hello(), done)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_ = told.Close(ctx) // it is refused, and tells so
+	if got := strings.Join(*faults, "; "); !strings.Contains(got, "Service Unavailable") || strings.Contains(got, "sk-secret") {
+		t.Errorf("told of %q", got)
+	}
+}
+
+// TestEnvironment: what says more of the sender counts; the sampler is the flag's.
+func TestEnvironment(t *testing.T) {
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.cluster.name=blue")
+	t.Setenv("OTEL_SERVICE_NAME", "mine")
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_off")
+	c := harness.StartCollector(nil)
+	defer c.Close()
+	told := to(t, traces.Collector{URL: c.URL, Ratio: 1})
+	told.Finished(hello(), done)
+	if err := told.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Resources(); !slices.Contains(got, "service.name=mine") || !slices.Contains(got, "k8s.cluster.name=blue") {
+		t.Errorf("sent by %q", got)
+	}
+	if len(c.Spans()) != 1 {
+		t.Error("the sampler is the environment's")
+	}
+}
+
 // TestUnreachableCollector: the time for a batch is bounded, and the fault says why
 // it was lost.
 func TestUnreachableCollector(t *testing.T) {
@@ -100,7 +142,7 @@ func TestUnreachableCollector(t *testing.T) {
 			t.Errorf("tried for %v", took)
 		}
 	})
-	if got := strings.Join(*faults, "; "); !strings.Contains(got, "the collector cannot be reached") {
+	if got := strings.Join(*faults, "; "); !strings.Contains(got, "the collector cannot be reached: the connection is refused") {
 		t.Errorf("told of %q", got)
 	}
 }
@@ -111,7 +153,7 @@ func TestHeaders(t *testing.T) {
 	c := harness.StartCollector(nil)
 	defer c.Close()
 	file := filepath.Join(t.TempDir(), "headers")
-	write(t, file, "X-Key: sk-one\nAuthorization: Bearer two") // no line end
+	write(t, file, "\nX-Key: sk-one\r\n\nAuthorization: Bearer two") // no line end
 	told := to(t, traces.Collector{URL: c.URL + "/otlp/v1/traces", HeadersFile: file, Ratio: 1})
 	told.Finished(hello(), done)
 	if err := told.Close(t.Context()); err != nil {
@@ -138,6 +180,8 @@ func TestHeaders(t *testing.T) {
 func TestOptions(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "bad"), "sk-secret without a name\n")
+	write(t, filepath.Join(dir, "spaced"), "X-Key: a\nBearer sk-secret: b\n")
+	write(t, filepath.Join(dir, "long"), strings.Repeat("X-Key: sk-secret\n", 5000))
 	for name, c := range map[string]traces.Collector{
 		"no scheme":       {URL: "collector:4318"},
 		"another scheme":  {URL: "grpc://collector:4317"},
@@ -146,6 +190,8 @@ func TestOptions(t *testing.T) {
 		"a query":         {URL: "http://collector?key=sk-secret"},
 		"no headers":      {URL: "http://collector", HeadersFile: filepath.Join(dir, "missing")},
 		"bad headers":     {URL: "http://collector", HeadersFile: filepath.Join(dir, "bad")},
+		"a bad name":      {URL: "http://collector", HeadersFile: filepath.Join(dir, "spaced")},
+		"too long":        {URL: "http://collector", HeadersFile: filepath.Join(dir, "long")},
 		"no authorities":  {URL: "http://collector", CAFile: filepath.Join(dir, "missing")},
 		"bad authorities": {URL: "http://collector", CAFile: filepath.Join(dir, "bad")},
 		"too few":         {URL: "http://collector", Ratio: -0.1},
@@ -181,7 +227,7 @@ func TestAuthorities(t *testing.T) {
 			t.Error(err)
 		}
 		cancel()
-		if len(*told) != 1 || !strings.Contains((*told)[0], "cannot be reached") {
+		if len(*told) != 1 || !strings.Contains((*told)[0], "its certificate is refused") {
 			t.Errorf("told of %q", *told)
 		}
 		if got := len(c.Spans()); got != want {

@@ -137,11 +137,14 @@ func reach(cfg *rest.Config) (*http.Client, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	client, err := rest.HTTPClientFor(cfg)
+	shared, err := rest.HTTPClientFor(cfg)
 	if err != nil {
 		return nil, "", err
 	}
-	return client, strings.TrimSuffix(base.String(), "/"), nil
+	// The token is put on each request, also on one that an answer leads to elsewhere.
+	client := *shared
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &client, strings.TrimSuffix(base.String(), "/"), nil
 }
 
 // bearing is a kubeconfig's user for a manager: its token and nothing else. What the

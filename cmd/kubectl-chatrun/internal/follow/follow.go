@@ -169,7 +169,7 @@ func once(ctx context.Context, door Door, run Key, follow bool, after *string, t
 	}()
 	resp, err := door.Open(ctx, run, *after, follow)
 	if err != nil {
-		return false, distrusted(door.Name(), err)
+		return false, distrusted(door, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusNoContent {
@@ -202,14 +202,15 @@ func once(ctx context.Context, door Door, run Key, follow bool, after *string, t
 
 // distrusted is the error of a connection whose certificate was refused: it will be the
 // next time, too.
-func distrusted(door string, err error) error {
+func distrusted(door Door, err error) error {
 	if _, is := errors.AsType[*tls.CertificateVerificationError](err); !is {
 		return err
 	}
-	return &RefusedError{
-		Door: door, Cause: err,
-		Advice: "Give the authority of the certificate with --stream-ca, and its name with --stream-server-name if it is not that of the address.",
+	advice := "Look after the certificate-authority of the cluster in your kubeconfig."
+	if _, given := door.(*Address); given {
+		advice = "Give the authority of the certificate with --stream-ca, and its name with --stream-server-name if it is not that of the address."
 	}
+	return &RefusedError{Door: door.Name(), Cause: err, Advice: advice}
 }
 
 // heard tells of each read that brought something.
@@ -266,6 +267,9 @@ func refusal(door string, run Key, resp *http.Response) error {
 		return err
 	}
 	cause := answered(resp, raw)
+	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest {
+		return &RefusedError{Door: door, Cause: cause, Advice: noDoor}
+	}
 	switch resp.StatusCode {
 	case http.StatusNotFound:
 		// A server that does not know the path answers in plain text.

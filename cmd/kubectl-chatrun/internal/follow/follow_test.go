@@ -198,6 +198,7 @@ func TestRefusalsAreNotRetriedAndSayWhatToDo(t *testing.T) {
 		"403":             {failure(403, "Forbidden", "you may not"), []string{"you may not", "chatrun-stream-reader", "kubectl -n team create rolebinding"}, false},
 		"404 of a run":    {failure(404, "NotFound", "no run"), []string{`"hello" not found`}, true},
 		"404 of a path":   {code(404, "404 page not found\n<html>"), []string{"404 Not Found 404 page not found\n", noDoor}, false},
+		"a redirect":      {code(302, ""), []string{"302 Found\n", noDoor}, false},
 		"405":             {code(405, ""), []string{"405 Method Not Allowed\n", noDoor}, false},
 		"a page, bounded": {code(400, strings.Repeat("x", 2*maxError)), []string{"400 Bad Request " + strings.Repeat("x", maxWords) + "\n"}, false},
 	} {
@@ -214,6 +215,49 @@ func TestRefusalsAreNotRetriedAndSayWhatToDo(t *testing.T) {
 			}
 			expect(t, "the cursors", m.after(), "")
 		})
+	}
+}
+
+// TestTokenStaysWhereItIs: an answer cannot lead the token elsewhere.
+func TestTokenStaysWhereItIs(t *testing.T) {
+	asked := ""
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked += r.Header.Get("Authorization") + r.URL.Path }))
+	defer other.Close()
+	server := httptest.NewTLSServer(http.RedirectHandler(other.URL+"/x", http.StatusFound))
+	defer server.Close()
+	d, err := NewAddress(&rest.Config{BearerToken: "secret"}, server.URL, Trust{Insecure: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.client.CloseIdleConnections()
+	err = (&Follower{Doors: []Door{d}}).Follow(t.Context(), hello, true, func(Event) { t.Error("an event came") })
+	if _, is := errors.AsType[*RefusedError](err); !is || asked != "" {
+		t.Errorf("error %v, asked elsewhere: %q", err, asked)
+	}
+}
+
+// TestSilentTunnel: an API server that takes a port-forward and never answers holds
+// nobody up.
+func TestSilentTunnel(t *testing.T) {
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/portforward") {
+			<-release
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"kind":"PodList","apiVersion":"v1","items":[{"metadata":{"name":"m"},"status":{"conditions":[{"type":"Ready","status":"True"}]}}]}`)
+	}))
+	defer server.Close()
+	defer close(release)
+	tunnel, err := NewTunnel(&rest.Config{Host: server.URL, BearerToken: "secret"}, "chatrun-system", Trust{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := tunnel.Open(ctx, hello, "", true); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
 	}
 }
 

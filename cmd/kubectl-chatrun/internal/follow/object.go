@@ -79,7 +79,8 @@ func (o *Object) watch(ctx context.Context, key Key, follow bool, seen *seen, ta
 		}
 		told = true
 	}
-	return false, true, nil
+	// One that ended at once told nothing: the next is not made as fast.
+	return false, told, nil
 }
 
 // tell hands over what is new of a run, and says whether it is finished.

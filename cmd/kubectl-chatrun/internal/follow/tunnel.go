@@ -126,6 +126,8 @@ func (t *Tunnel) dig(ctx context.Context, pod string) (uint16, error) {
 		}
 		return 0, t.refused(err, "create pods/portforward")
 	case <-ready:
+	case <-ctx.Done(): // a dial knows nothing of it
+		return 0, context.Cause(ctx)
 	}
 	ports, err := forward.GetPorts()
 	if err != nil {
