@@ -75,8 +75,11 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(r.out, "chatrun.yaml"), manifest, 0o600)
+	return os.WriteFile(filepath.Join(r.out, "chatrun.yaml"), manifest, shared)
 }
+
+// shared is the mode of what is for others to fetch.
+const shared = 0o644
 
 // archive is one that was written.
 type archive struct{ system, arch, name, program, sha256 string }
@@ -108,7 +111,7 @@ func (r release) archive(ctx context.Context, platform string) (archive, error) 
 	}
 	sum := sha256.Sum256(packed)
 	a.sha256 = hex.EncodeToString(sum[:])
-	return a, os.WriteFile(filepath.Join(r.out, a.name), packed, 0o600)
+	return a, os.WriteFile(filepath.Join(r.out, a.name), packed, shared)
 }
 
 // compile builds the program. Nothing that the builder has set for other programs counts.
@@ -123,7 +126,8 @@ func (r release) compile(ctx context.Context, system, arch string) ([]byte, erro
 		"-ldflags=-s -w -buildid= -X main.version="+r.version, "-o", out, ".")
 	cmd.Dir = filepath.Join(r.root, "cmd", "kubectl-chatrun")
 	cmd.Env = append(os.Environ(), "GOOS="+system, "GOARCH="+arch, "CGO_ENABLED=0",
-		"GOFLAGS=", "GOAMD64=v1", "GOARM64=v8.0", "GOFIPS140=off", "GOEXPERIMENT=")
+		// An empty one would leave it to the file of go env -w.
+		"GOFLAGS=-mod=readonly", "GOAMD64=v1", "GOARM64=v8.0", "GOFIPS140=off", "GOEXPERIMENT=")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("building: %w\n%s", err, said)
 	}

@@ -79,6 +79,7 @@ func TestKrewRefuses(t *testing.T) {
 	}
 	for name, change := range map[string][2]string{
 		"no sum":        {"sha256: ", "sha512: "},
+		"no such arch":  {"arch: amd64", "arch: vax"},
 		"no such field": {"bin: kubectl-chatrun", "binary: kubectl-chatrun"},
 		"no version":    {"version: v0.1.0", "version: newest"},
 	} {
@@ -105,7 +106,11 @@ func TestKrewRefuses(t *testing.T) {
 // TestSameBytes: whatever a builder has set, and wherever it is.
 func TestSameBytes(t *testing.T) {
 	first := build(t)
-	t.Setenv("GOFLAGS", "-tags=other")
+	saved := filepath.Join(t.TempDir(), "env")
+	if err := os.WriteFile(saved, []byte("GOFLAGS=-gcflags=all=-l\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GOENV", saved)
 	t.Setenv("GOAMD64", "v3")
 	second := build(t)
 	files, err := os.ReadDir(first)
