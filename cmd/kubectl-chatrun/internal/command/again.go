@@ -4,6 +4,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -12,7 +13,22 @@ import (
 
 	"chatrun.dev/operator/api/v1alpha1"
 	"chatrun.dev/operator/cmd/kubectl-chatrun/internal/follow"
+	"chatrun.dev/operator/cmd/kubectl-chatrun/internal/runs"
 )
+
+// former is the run that a new one is made of, which is called after it unless a flag
+// says otherwise.
+func (s *starter) former(ctx context.Context, name string) (*runs.Client, *v1alpha1.ChatRun, error) {
+	client, namespace, err := s.at()
+	if err != nil {
+		return nil, nil, err
+	}
+	run, err := client.Runs(namespace).Get(ctx, name, metav1.GetOptions{})
+	if s.prefix == "" {
+		s.prefix = name + "-"
+	}
+	return client, run, err
+}
 
 func (p *plugin) retryCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -29,21 +45,14 @@ func (p *plugin) retryCommand() *cobra.Command {
 	cmd.Flags().StringVar(&s.spec.provider, "provider", "", "ChatProvider to ask, in place of the run's.")
 	complete(cmd, "provider", p.completeProviders)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		client, namespace, err := p.at()
+		client, former, err := s.former(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
-		former, err := client.Runs(namespace).Get(cmd.Context(), args[0], metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		run := &v1alpha1.ChatRun{ObjectMeta: metav1.ObjectMeta{Namespace: namespace}, Spec: *former.Spec.DeepCopy()}
+		run := &v1alpha1.ChatRun{ObjectMeta: metav1.ObjectMeta{Namespace: former.Namespace}, Spec: *former.Spec.DeepCopy()}
 		run.Spec.DesiredState = "" // the new one is to run, whatever became of the former
 		if err := s.spec.onto(cmd, &run.Spec); err != nil {
 			return err
-		}
-		if s.prefix == "" {
-			s.prefix = former.Name + "-"
 		}
 		return s.start(cmd.Context(), client, run)
 	}
@@ -72,23 +81,16 @@ func (p *plugin) continueCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		client, namespace, err := p.at()
+		client, former, err := s.former(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
-		former, err := client.Runs(namespace).Get(cmd.Context(), args[0], metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		run := &v1alpha1.ChatRun{ObjectMeta: metav1.ObjectMeta{Namespace: namespace}, Spec: v1alpha1.ChatRunSpec{
+		run := &v1alpha1.ChatRun{ObjectMeta: metav1.ObjectMeta{Namespace: former.Namespace}, Spec: v1alpha1.ChatRunSpec{
 			Prompt: prompt, ContinueFrom: &v1alpha1.RunReference{Name: former.Name}, ProviderRef: former.Spec.ProviderRef,
 			Model: former.Spec.Model, Parameters: former.Spec.Parameters, RetryPolicy: former.Spec.RetryPolicy, Output: former.Spec.Output,
 		}}
 		if err := s.spec.onto(cmd, &run.Spec); err != nil {
 			return err
-		}
-		if s.prefix == "" {
-			s.prefix = former.Name + "-"
 		}
 		return s.start(cmd.Context(), client, run)
 	}

@@ -206,9 +206,9 @@ func distrusted(door Door, err error) error {
 	if _, is := errors.AsType[*tls.CertificateVerificationError](err); !is {
 		return err
 	}
-	advice := "Look after the certificate-authority of the cluster in your kubeconfig."
-	if _, given := door.(*Address); given {
-		advice = "Give the authority of the certificate with --stream-ca, and its name with --stream-server-name if it is not that of the address."
+	advice := "Give the authority of the certificate with --stream-ca, and its name with --stream-server-name if it is not that of the address."
+	if _, front := door.(*FrontDoor); front {
+		advice = "Look after the certificate-authority of the cluster in your kubeconfig."
 	}
 	return &RefusedError{Door: door.Name(), Cause: err, Advice: advice}
 }
