@@ -5,7 +5,6 @@ package controller
 
 import (
 	"context"
-	"fmt"
 	"math/bits"
 	"sync"
 	"time"
@@ -25,9 +24,6 @@ import (
 )
 
 const (
-	// listPage is how many runs are asked for at a time. Those that are dropped, and
-	// the long texts of the others, are held for a page alone.
-	listPage = 500
 	// certain is after how many runs, none of which had to be dropped from a share of
 	// three quarters at most, the API server is taken to filter. One that does not
 	// sends that by chance once in a hundred million times.
@@ -237,17 +233,9 @@ func (s *ShardedRuns) list(ctx context.Context) (*scope, *v1alpha1.ChatRunList, 
 func (s *ShardedRuns) listHalf(ctx context.Context, h *half, pass func(*v1alpha1.ChatRun)) error {
 	// No version asks for the latest. With the shares of former lists in mind, one
 	// that is merely not older could leave a bucket behind.
-	o := h.narrow(metav1.ListOptions{Limit: listPage})
-	for seen := 0; ; {
-		object, err := s.from.ListWithContext(ctx, o)
-		if err != nil {
-			return fmt.Errorf("listing a share of the runs: %w", err)
-		}
-		page, ok := object.(*v1alpha1.ChatRunList)
-		if !ok {
-			return fmt.Errorf("listing a share of the runs: the answer is a %T", object)
-		}
-		h.version = page.ResourceVersion // all pages of a list have the same
+	seen := 0
+	return eachPage(ctx, s.from, h.narrow(metav1.ListOptions{}), func(page *v1alpha1.ChatRunList) error {
+		h.version = page.ResourceVersion
 		for i := range page.Items {
 			run := &page.Items[i]
 			if !s.belongs(h, run) || !s.keeps(h, run) {
@@ -260,11 +248,8 @@ func (s *ShardedRuns) listHalf(ctx context.Context, h *half, pass func(*v1alpha1
 		}
 		seen += len(page.Items)
 		s.noteFilter(h, seen, page.ShardInfo != nil)
-		if page.Continue == "" {
-			return nil
-		}
-		o.Continue = page.Continue
-	}
+		return nil
+	})
 }
 
 // belongs says whether a run that came for a half is one of it.

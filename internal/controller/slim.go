@@ -29,11 +29,12 @@ func Only(o ctrl.Options, namespaces []string) ctrl.Options {
 }
 
 // Slim sets what a manager caches: neither ConfigMaps nor Secrets, no
-// managedFields, and no long texts of runs. All that we write are patches, so
-// what the cache lacks is never written back.
+// managedFields, and no long texts of runs, not even while it lists them. All that we
+// write are patches, so what the cache lacks is never written back.
 func Slim(o ctrl.Options) ctrl.Options {
 	o.Cache.DefaultTransform = cache.TransformStripManagedFields()
 	o.Cache.ByObject = map[client.Object]cache.ByObject{&v1alpha1.ChatRun{}: {Transform: slim}}
+	o.Cache.NewInformer = pagedInformer
 	o.Client.Cache = &client.CacheOptions{DisableFor: []client.Object{&corev1.ConfigMap{}, &corev1.Secret{}}}
 	return o
 }
