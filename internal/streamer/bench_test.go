@@ -37,7 +37,7 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 // appendAllocations is the most that a part may allocate on its way into the log, its
-// frame and the channel that wakes readers included; readAllocations is that of a
+// frame and what wakes readers included; readAllocations is that of a
 // delivery, which shares the frame with all others.
 const (
 	appendAllocations = 4

@@ -155,7 +155,7 @@ func (f *follower) rest(b batch) bool {
 		f.pace.write(f.out.now)
 	}
 	for {
-		switch s := f.pace.next(b.wake, b.urgent); s {
+		switch s := f.pace.next(b.known); s {
 		case woken:
 			return true
 		case fired:

@@ -175,7 +175,7 @@ func (f *forwarder) rest(b batch) bool {
 		f.pace.write(f.out.now)
 	}
 	for {
-		switch f.pace.next(b.wake, b.urgent) {
+		switch f.pace.next(b.known) {
 		case woken:
 			return true
 		case fired:

@@ -78,9 +78,13 @@ type log struct {
 	fault  *fault
 	hollow bool
 
-	// wake and urgent are closed and taken away to wake readers: at any frame,
-	// and at one that suffers no delay. They are made when a reader waits.
-	wake, urgent chan struct{}
+	// bells are rung to wake readers. news counts how often there was something to
+	// read, alarms how often it was something that suffers no delay.
+	bells        []*bell
+	news, alarms atomic.Uint64
+	// more is closed and taken away at any frame. It is made for whoever waits and
+	// has no bell yet.
+	more chan struct{}
 }
 
 // episode is the current one; its parts are in the log.
@@ -365,12 +369,35 @@ func (l *log) publish(urgent bool) {
 
 // notify wakes the readers that wait.
 func (l *log) notify(urgent bool) {
-	if l.wake != nil {
-		close(l.wake)
-		l.wake = nil
+	l.news.Add(1)
+	if urgent {
+		l.alarms.Add(1)
 	}
-	if urgent && l.urgent != nil {
-		close(l.urgent)
-		l.urgent = nil
+	for _, b := range l.bells {
+		if urgent || !b.muffled.Load() {
+			b.ring()
+		}
 	}
+	if l.more != nil {
+		close(l.more)
+		l.more = nil
+	}
+}
+
+// listen adds a bell, deafen takes it away.
+func (l *log) listen(b *bell) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b.at = len(l.bells)
+	l.bells = append(l.bells, b)
+}
+
+func (l *log) deafen(b *bell) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	end := len(l.bells) - 1
+	l.bells[b.at] = l.bells[end]
+	l.bells[b.at].at = b.at
+	l.bells[end] = nil
+	l.bells = l.bells[:end]
 }

@@ -206,7 +206,10 @@ func (l *log) behind(after string) <-chan struct{} {
 		return nil
 	}
 	l.mirror.nudge()
-	return waker(&l.wake)
+	if l.more == nil {
+		l.more = make(chan struct{})
+	}
+	return l.more
 }
 
 // faulted is why the log could not be mirrored; nil if it can.

@@ -10,22 +10,59 @@ import (
 	"time"
 )
 
-// pace says when a reader is written to, and when it is left. A part wakes
-// thousands of readers, and what they select from is a large part of what that
-// costs: so all but the frames comes by one channel, and no timer is touched.
+// bell wakes one reader of a log, who may be one of thousands: a channel that they
+// shared would have them all contend for it.
+type bell struct {
+	// rung has a value if there may be something to see to.
+	rung chan struct{}
+	// muffled says that nothing rings but what suffers no delay.
+	muffled atomic.Bool
+	// timed says that the timer fired, over that the reader went, or that the server
+	// is closing. Whoever waits looks at them himself: what rings a bell that has rung
+	// leaves nothing else.
+	timed, over atomic.Bool
+	// at is its place among those of its log, whose mutex guards it.
+	at int
+}
+
+func (b *bell) ring() {
+	select {
+	case b.rung <- struct{}{}:
+	default: // it has one to look at
+	}
+}
+
+func (b *bell) time() {
+	b.timed.Store(true)
+	b.ring()
+}
+
+func (b *bell) end() {
+	b.over.Store(true)
+	b.ring()
+}
+
+// knowledge is how much of a log's news and alarms a reader knows of.
+type knowledge struct{ news, alarms uint64 }
+
+// knowledge is that of a reader who looks now; mu is held.
+func (l *log) knowledge() knowledge { return knowledge{l.news.Load(), l.alarms.Load()} }
+
+// pace says when a reader is written to, and when it is left. Whatever it waits for
+// rings its bell, and no timer is touched for a part: of what a part costs beside its
+// write, waking thousands of readers is the most.
 type pace struct {
-	request, closing    context.Context
+	bell                bell
+	log                 *log
 	interval, heartbeat time.Duration
-	// crowd is how many read the same log.
-	crowd *atomic.Int32
 	// wrote is when frames were written last, spoke when anything was.
 	wrote, spoke time.Time
-	// nudge receives when the timer fires, at alarm, and when a context ends.
-	nudge chan struct{}
+	// alarm is when the timer fires; zero if it is to be set anew.
+	alarm time.Time
 	timer *time.Timer
-	// alarm is zero if the timer is to be set anew.
-	alarm          time.Time
-	unleft, unhook func() bool
+
+	request, closing context.Context
+	unleft, unhook   func() bool
 }
 
 const (
@@ -48,26 +85,21 @@ const (
 func (h *Handler) pace(r *http.Request, l *log, p *pace) {
 	now := time.Now()
 	*p = pace{
+		log: l, interval: h.MinInterval, heartbeat: h.Heartbeat, spoke: now, alarm: now.Add(h.Heartbeat),
 		request: r.Context(), closing: h.hub.closing,
-		interval: h.MinInterval, heartbeat: h.Heartbeat, crowd: &l.crowd,
-		spoke: now, alarm: now.Add(h.Heartbeat), nudge: make(chan struct{}, 1),
 	}
-	p.timer = time.AfterFunc(h.Heartbeat, p.poke)
-	p.unleft = context.AfterFunc(p.request, p.poke)
-	p.unhook = context.AfterFunc(p.closing, p.poke)
+	p.bell.rung = make(chan struct{}, 1)
+	p.timer = time.AfterFunc(h.Heartbeat, p.bell.time)
+	p.unleft = context.AfterFunc(p.request, p.bell.end)
+	p.unhook = context.AfterFunc(p.closing, p.bell.end)
+	l.listen(&p.bell)
 }
 
 func (p *pace) stop() {
+	p.log.deafen(&p.bell)
 	p.timer.Stop()
 	p.unleft()
 	p.unhook()
-}
-
-func (p *pace) poke() {
-	select {
-	case p.nudge <- struct{}{}:
-	default: // it has one to look at
-	}
 }
 
 // now reports whether the stream is to end, without waiting.
@@ -81,44 +113,46 @@ func (p *pace) now() signal {
 	return woken
 }
 
-// wait waits until wake is closed, or until the time is there.
-func (p *pace) wait(until time.Time, wake <-chan struct{}) signal {
+// wait waits until a count is no longer what was heard of it, or until the time is
+// there. The count changes before the bell rings, so no change is missed.
+func (p *pace) wait(until time.Time, count *atomic.Uint64, heard uint64) signal {
 	for {
+		switch {
+		case p.bell.over.Load():
+			return p.now()
+		case count.Load() != heard:
+			return woken
+		}
+		if p.bell.timed.Load() {
+			p.bell.timed.Store(false)
+			p.alarm = time.Time{}
+			if !time.Now().Before(until) {
+				return fired
+			}
+		}
 		// An alarm that is too early does no harm.
 		if p.alarm.IsZero() || until.Before(p.alarm) {
 			p.alarm = until
 			p.timer.Reset(time.Until(until))
 		}
-		select {
-		case <-wake:
-			return woken
-		case <-p.nudge:
-		}
-		now := time.Now()
-		if !now.Before(p.alarm) {
-			p.alarm = time.Time{}
-		}
-		if s := p.now(); s != woken {
-			return s
-		}
-		if !now.Before(until) {
-			return fired
-		}
+		<-p.bell.rung
 	}
 }
 
-// next waits for frames, or for a heartbeat to be due. Frames that come sooner
-// than the least time between two writes wait for it, unless one is urgent, so
-// that a fast stream costs one write for many frames.
-func (p *pace) next(wake, urgent <-chan struct{}) signal {
-	s := p.wait(p.spoke.Add(p.heartbeat), wake)
+// next waits for news, or for a heartbeat to be due. Frames that come sooner than the
+// least time between two writes wait for it, unless one is urgent, so that a fast
+// stream costs one write for many frames.
+func (p *pace) next(since knowledge) signal {
+	s := p.wait(p.spoke.Add(p.heartbeat), &p.log.news, since.news)
 	if s != woken || p.interval == 0 {
 		return s
 	}
 	if due := p.wrote.Add(p.least()); time.Now().Before(due) {
-		if s = p.wait(due, urgent); s == fired {
+		p.bell.muffled.Store(true)
+		if s = p.wait(due, &p.log.alarms, since.alarms); s == fired {
 			s = woken
 		}
+		p.bell.muffled.Store(false)
 	}
 	return s
 }
@@ -126,7 +160,7 @@ func (p *pace) next(wake, urgent <-chan struct{}) signal {
 // least is the least time between two writes: longer where each costs a wide
 // crowd of them.
 func (p *pace) least() time.Duration {
-	if p.crowd.Load() >= wideCrowd {
+	if p.log.crowd.Load() >= wideCrowd {
 		return max(p.interval, wideInterval)
 	}
 	return p.interval

@@ -48,8 +48,8 @@ type batch struct {
 	mirrored, astray, hollow bool
 	// fault is why a dropped log could not be mirrored; nil if it was another reason.
 	fault *fault
-	// wake and urgent are closed when frames come; nil unless there is need to wait.
-	wake, urgent <-chan struct{}
+	// known is what had been told by then.
+	known knowledge
 }
 
 // resume moves the reader to a cursor, if that is exactly in the log.
@@ -118,7 +118,7 @@ func (r *reader) next(into [][]byte) batch {
 	if l.state == dropped {
 		return batch{state: dropped, fault: l.fault}
 	}
-	b := batch{frames: into, hollow: l.hollow}
+	b := batch{frames: into, hollow: l.hollow, known: l.knowledge()}
 	if m := l.mirror; m != nil {
 		b.mirrored, b.astray = true, !m.started
 	}
@@ -146,13 +146,8 @@ func (r *reader) next(into [][]byte) batch {
 			b.frames = append(b.frames, f.data)
 		}
 	}
-	switch {
-	case i < len(l.frames):
-		b.more = true
-	case l.state != live:
+	if b.more = i < len(l.frames); !b.more {
 		b.state = l.state
-	default:
-		b.wake, b.urgent = waker(&l.wake), waker(&l.urgent)
 	}
 	return b
 }
@@ -183,12 +178,4 @@ func (l *log) search(seq uint64) (int, bool) {
 	return slices.BinarySearchFunc(l.frames, seq, func(f frame, seq uint64) int {
 		return cmp.Compare(f.seq, seq)
 	})
-}
-
-// waker returns the channel that the next notify closes.
-func waker(c *chan struct{}) <-chan struct{} {
-	if *c == nil {
-		*c = make(chan struct{})
-	}
-	return *c
 }

@@ -345,7 +345,7 @@ func TestWideCrowd(t *testing.T) {
 	for range wideCrowd - 2 {
 		hub.join(hello)
 	}
-	p := &pace{interval: DefaultMinInterval, crowd: &l.crowd}
+	p := &pace{interval: DefaultMinInterval, log: l}
 	if got := p.least(); got != DefaultMinInterval {
 		t.Errorf("below the crowd: %s", got)
 	}

@@ -50,7 +50,7 @@ type passage struct {
 	model string
 	// whole is the size of all the text, this piece and what came before included.
 	whole int
-	wake  <-chan struct{}
+	known knowledge
 	// astray says that another replica writes the log, and nobody relays from it
 	// yet, hollow that the run ended and its text is not here.
 	astray, hollow bool
@@ -81,9 +81,7 @@ func (l *log) read(c *textCursor, hold bool) passage {
 		c.sent += len(p.text)
 		p.more = c.sent < len(e.text)
 	}
-	if l.state == live {
-		p.wake = waker(&l.wake)
-	}
+	p.known = l.knowledge()
 	return p
 }
 
@@ -198,7 +196,7 @@ func (n *narrator) step() bool {
 	case n.silence() != nil:
 		n.open()
 	}
-	return n.breathe(len(p.text) > 0) && n.rest(p.wake)
+	return n.breathe(len(p.text) > 0) && n.rest(p.known)
 }
 
 // breathe flushes what was written. The least time between two writes begins;
@@ -216,9 +214,9 @@ func (n *narrator) breathe(wrote bool) bool {
 }
 
 // rest waits for text, and reports whether to go on.
-func (n *narrator) rest(wake <-chan struct{}) bool {
+func (n *narrator) rest(since knowledge) bool {
 	for {
-		switch s := n.pace.next(wake, nil); s {
+		switch s := n.pace.next(since); s {
 		case woken:
 			n.waited = true
 			return true
