@@ -87,7 +87,7 @@ func (f *follower) run() {
 		if !f.write(b) || b.state != live || !b.more && !f.query.follow {
 			return
 		}
-		clear(frames[:cap(frames)]) // an idle reader keeps no frame alive
+		clear(frames) // an idle reader keeps no frame alive
 		if b.more {
 			if s := f.pace.now(); s >= left {
 				f.farewell(s)

@@ -152,7 +152,7 @@ func (f *forwarder) run() {
 				return
 			}
 		}
-		clear(frames[:cap(frames)])
+		clear(frames)
 		if b.state != live || b.more && f.pace.now() != woken || !b.more && !f.rest(b) {
 			return
 		}

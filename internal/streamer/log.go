@@ -78,10 +78,12 @@ type log struct {
 	fault  *fault
 	hollow bool
 
-	// bells are rung to wake readers. news counts how often there was something to
-	// read, alarms how often it was something that suffers no delay.
-	bells        []*bell
+	// news counts how often there was something to read, alarms how often it was
+	// something that suffers no delay. They change under mu.
 	news, alarms atomic.Uint64
+	// ringing guards bells, which wake readers. It may be taken with mu held.
+	ringing sync.Mutex
+	bells   []*bell
 	// more is closed and taken away at any frame. It is made for whoever waits and
 	// has no bell yet.
 	more chan struct{}
@@ -147,20 +149,29 @@ func (l *log) begin(status stream.Status) {
 
 // part appends a part, unless it is a late one.
 func (l *log) part(attempt int32, kind provider.PartKind, text string, data []byte) {
+	if first, ok := l.add(attempt, kind, text, data); ok {
+		// Without mu: thousands may wake up, and each of them takes it.
+		l.ring(first)
+	}
+}
+
+// add appends a part, and reports whether it is the first of its attempt, for which
+// people wait: no write before it holds it up.
+func (l *log) add(attempt int32, kind provider.PartKind, text string, data []byte) (first, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := &l.episode
 	if l.state != live || !e.open || e.attempt != attempt || l.copied() {
-		return
+		return false, false
 	}
-	// What people wait for is the first: no write before it holds it up.
-	first := e.lastPart == 0
+	first = e.lastPart == 0
 	l.append(stream.EventMessagePart, data)
 	e.lastPart, e.heard = l.last, l.last
 	if kind == provider.Text {
 		e.text = append(e.text, text...)
 	}
-	l.publish(first)
+	l.keep(first)
+	return first, true
 }
 
 // tell appends a status. A phase in which no attempt is under way ends the
@@ -362,21 +373,28 @@ func (l *log) at(seq uint64) cursor {
 
 // publish shows readers what was appended, within the log's bound.
 func (l *log) publish(urgent bool) {
+	l.keep(urgent)
+	l.ring(urgent)
+}
+
+// keep is publish for whoever rings later.
+func (l *log) keep(urgent bool) {
 	l.trim(l.limit)
 	l.account()
-	l.notify(urgent)
+	l.count(urgent)
 }
 
 // notify wakes the readers that wait.
 func (l *log) notify(urgent bool) {
+	l.count(urgent)
+	l.ring(urgent)
+}
+
+// count counts news. A bell is to be rung for it.
+func (l *log) count(urgent bool) {
 	l.news.Add(1)
 	if urgent {
 		l.alarms.Add(1)
-	}
-	for _, b := range l.bells {
-		if urgent || !b.muffled.Load() {
-			b.ring()
-		}
 	}
 	if l.more != nil {
 		close(l.more)
@@ -384,17 +402,28 @@ func (l *log) notify(urgent bool) {
 	}
 }
 
+// ring wakes the readers that wait; mu need not be held.
+func (l *log) ring(urgent bool) {
+	l.ringing.Lock()
+	defer l.ringing.Unlock()
+	for _, b := range l.bells {
+		if urgent || !b.muffled.Load() {
+			b.ring()
+		}
+	}
+}
+
 // listen adds a bell, deafen takes it away.
 func (l *log) listen(b *bell) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.ringing.Lock()
+	defer l.ringing.Unlock()
 	b.at = len(l.bells)
 	l.bells = append(l.bells, b)
 }
 
 func (l *log) deafen(b *bell) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.ringing.Lock()
+	defer l.ringing.Unlock()
 	end := len(l.bells) - 1
 	l.bells[b.at] = l.bells[end]
 	l.bells[b.at].at = b.at

@@ -105,18 +105,28 @@ func (l *log) reclaim(m *mirror, v *View) bool {
 // follow lets change append what came from the owner, unless the log is no
 // mirror any more: then it returns errOver.
 func (l *log) follow(m *mirror, change func(*log) error, urgent bool) error {
+	urgent, err := l.change(m, change, urgent)
+	if err == nil {
+		l.ring(urgent) // without mu, as for a part of our own
+	}
+	return err
+}
+
+// change is follow for whoever rings later, and reports whether that is urgent: the first
+// part of an attempt is, as at its owner.
+func (l *log) change(m *mirror, change func(*log) error, urgent bool) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.mirror != m || l.state != live {
-		return errOver
+		return false, errOver
 	}
 	none := l.episode.lastPart == 0
 	if err := change(l); err != nil {
-		return err
+		return false, err
 	}
-	// The first part of an attempt is as urgent here as at its owner.
-	l.publish(urgent || none && l.episode.lastPart != 0)
-	return nil
+	urgent = urgent || none && l.episode.lastPart != 0
+	l.keep(urgent)
+	return urgent, nil
 }
 
 // conclude ends a mirror whose run is finished as its object tells. If its text

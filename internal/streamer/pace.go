@@ -21,7 +21,7 @@ type bell struct {
 	// is closing. Whoever waits looks at them himself: what rings a bell that has rung
 	// leaves nothing else.
 	timed, over atomic.Bool
-	// at is its place among those of its log, whose mutex guards it.
+	// at is its place among those of its log, guarded like them.
 	at int
 }
 
@@ -114,7 +114,8 @@ func (p *pace) now() signal {
 }
 
 // wait waits until a count is no longer what was heard of it, or until the time is
-// there. The count changes before the bell rings, so no change is missed.
+// there. A count changes before the bell rings, and so does whether it is muffled
+// before a reader looks again, so no change is missed.
 func (p *pace) wait(until time.Time, count *atomic.Uint64, heard uint64) signal {
 	for {
 		switch {

@@ -175,6 +175,10 @@ func (r *reader) catchUp(b batch) batch {
 
 // search finds the first frame that is not before seq.
 func (l *log) search(seq uint64) (int, bool) {
+	// Most readers have all but the last.
+	if n := len(l.frames); n > 1 && l.frames[n-2].seq == seq {
+		return n - 2, true
+	}
 	return slices.BinarySearchFunc(l.frames, seq, func(f frame, seq uint64) int {
 		return cmp.Compare(f.seq, seq)
 	})
