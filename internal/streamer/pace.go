@@ -10,44 +10,6 @@ import (
 	"time"
 )
 
-// bell wakes one reader of a log, who may be one of thousands: a channel that they
-// shared would have them all contend for it.
-type bell struct {
-	// rung has a value if there may be something to see to.
-	rung chan struct{}
-	// muffled says that nothing rings but what suffers no delay.
-	muffled atomic.Bool
-	// timed says that the timer fired, over that the reader went, or that the server
-	// is closing. Whoever waits looks at them himself: what rings a bell that has rung
-	// leaves nothing else.
-	timed, over atomic.Bool
-	// at is its place among those of its log, guarded like them.
-	at int
-}
-
-func (b *bell) ring() {
-	select {
-	case b.rung <- struct{}{}:
-	default: // it has one to look at
-	}
-}
-
-func (b *bell) time() {
-	b.timed.Store(true)
-	b.ring()
-}
-
-func (b *bell) end() {
-	b.over.Store(true)
-	b.ring()
-}
-
-// knowledge is how much of a log's news and alarms a reader knows of.
-type knowledge struct{ news, alarms uint64 }
-
-// knowledge is that of a reader who looks now; mu is held.
-func (l *log) knowledge() knowledge { return knowledge{l.news.Load(), l.alarms.Load()} }
-
 // pace says when a reader is written to, and when it is left. Whatever it waits for
 // rings its bell, and no timer is touched for a part: of what a part costs beside its
 // write, waking thousands of readers is the most.

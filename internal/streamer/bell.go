@@ -1,0 +1,91 @@
+// Copyright The ChatRun Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package streamer
+
+import "sync/atomic"
+
+// bell wakes one reader of a log, who may be one of thousands: a channel that they
+// shared would have them all contend for it.
+type bell struct {
+	// rung has a value if there may be something to see to.
+	rung chan struct{}
+	// muffled says that nothing rings but what suffers no delay.
+	muffled atomic.Bool
+	// timed says that the timer fired, over that the reader went, or that the server
+	// is closing. Whoever waits looks at them himself: what rings a bell that has rung
+	// leaves nothing else.
+	timed, over atomic.Bool
+	// at is its place among those of its log, guarded like them.
+	at int
+}
+
+func (b *bell) ring() {
+	select {
+	case b.rung <- struct{}{}:
+	default: // it has one to look at
+	}
+}
+
+func (b *bell) time() {
+	b.timed.Store(true)
+	b.ring()
+}
+
+func (b *bell) end() {
+	b.over.Store(true)
+	b.ring()
+}
+
+// knowledge is how much of a log's news and alarms a reader knows of.
+type knowledge struct{ news, alarms uint64 }
+
+// knowledge is that of a reader who looks now; mu is held.
+func (l *log) knowledge() knowledge { return knowledge{l.news.Load(), l.alarms.Load()} }
+
+// notify wakes the readers that wait.
+func (l *log) notify(urgent bool) {
+	l.count(urgent)
+	l.ring(urgent)
+}
+
+// count counts news. A bell is to be rung for it.
+func (l *log) count(urgent bool) {
+	l.news.Add(1)
+	if urgent {
+		l.alarms.Add(1)
+	}
+	if l.more != nil {
+		close(l.more)
+		l.more = nil
+	}
+}
+
+// ring wakes the readers that wait; mu need not be held.
+func (l *log) ring(urgent bool) {
+	l.ringing.Lock()
+	defer l.ringing.Unlock()
+	for _, b := range l.bells {
+		if urgent || !b.muffled.Load() {
+			b.ring()
+		}
+	}
+}
+
+// listen adds a bell, deafen takes it away.
+func (l *log) listen(b *bell) {
+	l.ringing.Lock()
+	defer l.ringing.Unlock()
+	b.at = len(l.bells)
+	l.bells = append(l.bells, b)
+}
+
+func (l *log) deafen(b *bell) {
+	l.ringing.Lock()
+	defer l.ringing.Unlock()
+	end := len(l.bells) - 1
+	l.bells[b.at] = l.bells[end]
+	l.bells[b.at].at = b.at
+	l.bells[end] = nil
+	l.bells = l.bells[:end]
+}
