@@ -10,6 +10,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"chatrun.dev/operator/api/stream"
+	"chatrun.dev/operator/internal/provider"
 )
 
 // TestBells: each reader of a log has one, muffled ones hear what is urgent alone, and
@@ -86,6 +89,56 @@ func TestBellThatHasRung(t *testing.T) {
 					t.Errorf("%v, not %v", got, tc.want)
 				}
 			})
+		})
+	}
+}
+
+// TestWideCrowd: where many read, parts wait for each other, the longer the more they
+// are; what is urgent waits for none, and no part waits where few read.
+func TestWideCrowd(t *testing.T) {
+	const each = 10 * time.Millisecond
+	for _, tc := range []struct {
+		readers int
+		want    time.Duration
+	}{{1, each}, {wideCrowd - 1, each}, {wideCrowd, 50 * time.Millisecond}, {500, 100 * time.Millisecond}, {1250, wideInterval}, {5000, wideInterval}} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLog(hello, DefaultLogBytes, &NewHub().memory)
+			for range tc.readers {
+				l.listen(&bell{rung: make(chan struct{}, 1)})
+			}
+			last := l.bells[tc.readers-1]
+			l.begin(statusOf(hello, "Streaming", 1))
+			<-last.rung
+			l.part(1, provider.Text, "a", []byte("{}"))
+			if len(last.rung) != 1 {
+				t.Fatalf("%d readers: the first part does not ring", tc.readers)
+			}
+			<-last.rung
+			began := time.Now()
+			tick := time.NewTicker(each)
+			defer tick.Stop()
+			var rang []time.Duration
+			for len(rang) < 3 {
+				select {
+				case <-tick.C:
+					l.part(1, provider.Text, "a", []byte("{}"))
+				case <-last.rung:
+					rang = append(rang, time.Since(began))
+				}
+				synctest.Wait()
+			}
+			for i, at := range rang {
+				if want := time.Duration(i+1) * tc.want; at < want || at > want+each {
+					t.Errorf("%d readers: the bells rang after %s, not every %s", tc.readers, rang, tc.want)
+					break
+				}
+			}
+			l.part(1, provider.Text, "a", []byte("{}"))
+			l.fail(statusOf(hello, "Retrying", 1), stream.Retry{Attempt: 1})
+			if len(last.rung) != 1 {
+				t.Errorf("%d readers: a retry does not ring", tc.readers)
+			}
+			<-time.After(wideInterval) // for what was held
 		})
 	}
 }

@@ -225,7 +225,7 @@ func newDelivery(b *testing.B, c *crowd.Crowd, n int, paced bool) *delivery {
 	d := &delivery{crowd: c, hub: NewHub(), paced: paced, n: n, attempt: 1, wrote: make(chan struct{}, 1)}
 	handler := NewHandler(d.hub, views(View{Run: hello, Status: statusOf(hello, "Pending", 0)}), Anyone)
 	if !paced {
-		handler.MinInterval = 0
+		handler.MinInterval, d.hub.perReader = 0, 0
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -24,7 +24,8 @@ type Hub struct {
 	// Grace is how long a log outlives its run, for readers that resume.
 	Grace time.Duration
 
-	memory memory
+	memory    memory
+	perReader time.Duration
 
 	mu   sync.RWMutex
 	logs map[string]*log // by UID
@@ -50,7 +51,7 @@ type End struct {
 func NewHub() *Hub {
 	closing, cancel := context.WithCancel(context.Background())
 	return &Hub{
-		LogBytes: DefaultLogBytes, TotalBytes: DefaultTotalBytes, Grace: DefaultGrace,
+		LogBytes: DefaultLogBytes, TotalBytes: DefaultTotalBytes, Grace: DefaultGrace, perReader: perReader,
 		logs: map[string]*log{}, begun: map[name]string{},
 		closing: closing, close: cancel,
 	}
@@ -196,7 +197,6 @@ func (h *Hub) joinWritten(run Run) *log {
 
 func (h *Hub) registerLocked(l *log) *log {
 	l.readers++
-	l.crowd.Store(int32(l.readers))
 	h.readers++
 	return l
 }
@@ -207,7 +207,6 @@ func (h *Hub) leave(l *log) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l.readers--
-	l.crowd.Store(int32(l.readers))
 	h.readers--
 	switch {
 	case l.readers > 0:
@@ -237,6 +236,7 @@ func (h *Hub) openLocked(run Run) *log {
 	l := h.logs[run.UID]
 	if l == nil {
 		l = newLog(run, h.LogBytes, &h.memory)
+		l.perReader = h.perReader
 		h.logs[run.UID] = l
 	}
 	return l

@@ -40,8 +40,6 @@ type log struct {
 	begun   bool
 	expired bool
 	grace   *time.Timer
-	// crowd is readers, for those who do not hold that mutex.
-	crowd atomic.Int32
 
 	mu     sync.Mutex
 	frames []frame // by seq, with gaps
@@ -81,9 +79,14 @@ type log struct {
 	// news counts how often there was something to read, alarms how often it was
 	// something that suffers no delay. They change under mu.
 	news, alarms atomic.Uint64
-	// ringing guards bells, which wake readers. It may be taken with mu held.
-	ringing sync.Mutex
-	bells   []*bell
+	// ringing guards bells, which wake readers, when they rang last, if they are very
+	// many, and whether parts are held back until they do again. It may be taken with
+	// mu held. perReader is the time between two writes to a crowd for each of it.
+	ringing   sync.Mutex
+	bells     []*bell
+	rang      time.Time
+	holding   bool
+	perReader time.Duration
 	// more is closed and taken away at any frame. It is made for whoever waits and
 	// has no bell yet.
 	more chan struct{}
@@ -119,7 +122,7 @@ const (
 )
 
 func newLog(run Run, limit int, memory *memory) *log {
-	return &log{run: run, epoch: newEpoch(), limit: limit, memory: memory}
+	return &log{run: run, epoch: newEpoch(), limit: limit, memory: memory, perReader: perReader}
 }
 
 func messagePart(kind provider.PartKind, text string) stream.MessagePart {
@@ -156,7 +159,7 @@ func (l *log) part(attempt int32, kind provider.PartKind, text string, data []by
 }
 
 // add appends a part, and reports whether it is the first of its attempt, for which
-// people wait: no write before it holds it up.
+// people wait: no write before it holds it up. It is ok if the caller is to ring.
 func (l *log) add(attempt int32, kind provider.PartKind, text string, data []byte) (first, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,8 +173,7 @@ func (l *log) add(attempt int32, kind provider.PartKind, text string, data []byt
 	if kind == provider.Text {
 		e.text = append(e.text, text...)
 	}
-	l.keep(first)
-	return first, true
+	return first, l.keep(first)
 }
 
 // tell appends a status. A phase in which no attempt is under way ends the
@@ -373,13 +375,19 @@ func (l *log) at(seq uint64) cursor {
 
 // publish shows readers what was appended, within the log's bound.
 func (l *log) publish(urgent bool) {
-	l.keep(urgent)
-	l.ring(urgent)
-}
-
-// keep is publish for whoever rings later.
-func (l *log) keep(urgent bool) {
 	l.trim(l.limit)
 	l.account()
+	l.notify(urgent)
+}
+
+// keep is publish for parts. It reports whether the caller is to ring, which is not so
+// of a part that is to share a write with others.
+func (l *log) keep(urgent bool) bool {
+	l.trim(l.limit)
+	l.account()
+	if !urgent && l.hold() {
+		return false
+	}
 	l.count(urgent)
+	return true
 }

@@ -105,28 +105,27 @@ func (l *log) reclaim(m *mirror, v *View) bool {
 // follow lets change append what came from the owner, unless the log is no
 // mirror any more: then it returns errOver.
 func (l *log) follow(m *mirror, change func(*log) error, urgent bool) error {
-	urgent, err := l.change(m, change, urgent)
-	if err == nil {
+	urgent, ring, err := l.change(m, change, urgent)
+	if ring {
 		l.ring(urgent) // without mu, as for a part of our own
 	}
 	return err
 }
 
-// change is follow for whoever rings later, and reports whether that is urgent: the first
-// part of an attempt is, as at its owner.
-func (l *log) change(m *mirror, change func(*log) error, urgent bool) (bool, error) {
+// change is follow for whoever rings then, and reports whether to, and whether that is
+// urgent: the first part of an attempt is, as at its owner.
+func (l *log) change(m *mirror, change func(*log) error, wasUrgent bool) (urgent, ring bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.mirror != m || l.state != live {
-		return false, errOver
+		return false, false, errOver
 	}
 	none := l.episode.lastPart == 0
 	if err := change(l); err != nil {
-		return false, err
+		return false, false, err
 	}
-	urgent = urgent || none && l.episode.lastPart != 0
-	l.keep(urgent)
-	return urgent, nil
+	urgent = wasUrgent || none && l.episode.lastPart != 0
+	return urgent, l.keep(urgent), nil
 }
 
 // conclude ends a mirror whose run is finished as its object tells. If its text

@@ -27,13 +27,6 @@ type pace struct {
 	unleft, unhook   func() bool
 }
 
-const (
-	// wideCrowd is a number of readers for whom a frame costs milliseconds of CPU,
-	// wideInterval still short for an eye: half as many writes and less.
-	wideCrowd    = 250
-	wideInterval = 50 * time.Millisecond
-)
-
 // signal is why a wait ended.
 type signal uint8
 
@@ -110,7 +103,7 @@ func (p *pace) next(since knowledge) signal {
 	if s != woken || p.interval == 0 {
 		return s
 	}
-	if due := p.wrote.Add(p.least()); time.Now().Before(due) {
+	if due := p.wrote.Add(p.interval); time.Now().Before(due) {
 		p.bell.muffled.Store(true)
 		if s = p.wait(due, &p.log.alarms, since.alarms); s == fired {
 			s = woken
@@ -118,15 +111,6 @@ func (p *pace) next(since knowledge) signal {
 		p.bell.muffled.Store(false)
 	}
 	return s
-}
-
-// least is the least time between two writes: longer where each costs a wide
-// crowd of them.
-func (p *pace) least() time.Duration {
-	if p.log.crowd.Load() >= wideCrowd {
-		return max(p.interval, wideInterval)
-	}
-	return p.interval
 }
 
 // write says that frames were written at this time, beat that a heartbeat was,

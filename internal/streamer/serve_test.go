@@ -337,27 +337,3 @@ func readEvent(t *testing.T, body *bufio.Reader) received {
 		}
 	}
 }
-
-// TestWideCrowd: where many read, writes are further apart, and never closer.
-func TestWideCrowd(t *testing.T) {
-	hub := NewHub()
-	l := hub.join(hello)
-	for range wideCrowd - 2 {
-		hub.join(hello)
-	}
-	p := &pace{interval: DefaultMinInterval, log: l}
-	if got := p.least(); got != DefaultMinInterval {
-		t.Errorf("below the crowd: %s", got)
-	}
-	hub.join(hello)
-	if got := p.least(); got != wideInterval {
-		t.Errorf("in the crowd: %s", got)
-	}
-	if p.interval = time.Second; p.least() != time.Second {
-		t.Errorf("a longer interval became %s", p.least())
-	}
-	hub.leave(l)
-	if p.interval = DefaultMinInterval; p.least() != DefaultMinInterval {
-		t.Error("one left, and it is a crowd still")
-	}
-}

@@ -132,9 +132,8 @@ func (b *Bare) accept(l net.Listener, readers int) {
 // bareEpoch is as long as the manager's own.
 const bareEpoch = "AAAAAAAAAA"
 
-// FanoutPace is the time between two parts of the run with many readers: above what
-// the manager lets pass between two writes to a crowd, so that each part is a write of
-// its own, here as there.
+// FanoutPace is the time between two parts of the run with many readers: that of a slow
+// model, of which few parts share a write. Here each is a write of its own.
 const FanoutPace = 100 * time.Millisecond
 
 // play answers all, and then writes a frame to each of them so often, until they go.
