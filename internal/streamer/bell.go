@@ -4,6 +4,7 @@
 package streamer
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -33,6 +34,9 @@ type bell struct {
 	timed, over atomic.Bool
 	// at is its place among those of its log, guarded like them.
 	at int
+	// hurried is set for good before its reader waits, if it rings for parts that are
+	// held back as well: the reader has readers of its own.
+	hurried bool
 }
 
 func (b *bell) ring() {
@@ -52,11 +56,14 @@ func (b *bell) end() {
 	b.ring()
 }
 
-// knowledge is how much of a log's news and alarms a reader knows of.
-type knowledge struct{ news, alarms uint64 }
+// knowledge is how much of a log's news and alarms a reader knows of, and of all that
+// was appended.
+type knowledge struct{ news, alarms, all uint64 }
 
 // knowledge is that of a reader who looks now; mu is held.
-func (l *log) knowledge() knowledge { return knowledge{l.news.Load(), l.alarms.Load()} }
+func (l *log) knowledge() knowledge {
+	return knowledge{l.news.Load(), l.alarms.Load(), l.all.Load()}
+}
 
 // notify wakes the readers that wait.
 func (l *log) notify(urgent bool) {
@@ -66,9 +73,13 @@ func (l *log) notify(urgent bool) {
 
 // count counts news. A bell is to be rung for it.
 func (l *log) count(urgent bool) {
+	l.all.Add(1)
 	l.news.Add(1)
 	if urgent {
 		l.alarms.Add(1)
+	}
+	if l.crowd.Load() >= wideCrowd {
+		l.counted = time.Now()
 	}
 	if l.more != nil {
 		close(l.more)
@@ -80,9 +91,6 @@ func (l *log) count(urgent bool) {
 func (l *log) ring(urgent bool) {
 	l.ringing.Lock()
 	defer l.ringing.Unlock()
-	if len(l.bells) >= wideCrowd {
-		l.rang = time.Now()
-	}
 	for _, b := range l.bells {
 		if urgent || !b.muffled.Load() {
 			b.ring()
@@ -91,32 +99,42 @@ func (l *log) ring(urgent bool) {
 }
 
 // hold reports whether a part is to wait for others, since very many read the log: one
-// timer for all of them wakes them then. It may be called with mu held.
+// timer for all of them counts and rings then.
 func (l *log) hold() bool {
-	l.ringing.Lock()
-	defer l.ringing.Unlock()
-	if len(l.bells) < wideCrowd || l.perReader == 0 {
+	crowd := l.crowd.Load()
+	if crowd < wideCrowd || l.perReader == 0 {
 		return false
 	}
 	if !l.holding {
-		wait := time.Until(l.rang.Add(min(time.Duration(len(l.bells))*l.perReader, wideInterval)))
+		wait := time.Until(l.counted.Add(min(time.Duration(crowd)*l.perReader, wideInterval)))
 		if wait <= 0 {
 			return false
 		}
 		l.holding = true
 		time.AfterFunc(wait, l.letGo)
 	}
+	l.all.Add(1)
 	return true
 }
 
-// letGo tells of the parts that were held.
+// hurry rings for a part that is held back.
+func (l *log) hurry() {
+	l.ringing.Lock()
+	defer l.ringing.Unlock()
+	for _, b := range l.hurried {
+		if !b.muffled.Load() {
+			b.ring()
+		}
+	}
+}
+
+// letGo tells of the parts that were held. Those that come after the count are told of
+// by themselves: nobody who read before it waits for what was held after.
 func (l *log) letGo() {
 	l.mu.Lock()
+	l.holding = false
 	l.count(false)
 	l.mu.Unlock()
-	l.ringing.Lock()
-	l.holding = false
-	l.ringing.Unlock()
 	l.ring(false)
 }
 
@@ -126,6 +144,15 @@ func (l *log) listen(b *bell) {
 	defer l.ringing.Unlock()
 	b.at = len(l.bells)
 	l.bells = append(l.bells, b)
+	l.crowd.Store(int32(len(l.bells)))
+}
+
+// quicken makes a bell ring for parts that are held back as well.
+func (l *log) quicken(b *bell) {
+	l.ringing.Lock()
+	defer l.ringing.Unlock()
+	b.hurried = true
+	l.hurried = append(l.hurried, b)
 }
 
 func (l *log) deafen(b *bell) {
@@ -136,4 +163,8 @@ func (l *log) deafen(b *bell) {
 	l.bells[b.at].at = b.at
 	l.bells[end] = nil
 	l.bells = l.bells[:end]
+	l.crowd.Store(int32(end))
+	if b.hurried {
+		l.hurried = slices.DeleteFunc(l.hurried, func(other *bell) bool { return other == b })
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"net/http/httptest"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,5 +141,64 @@ func TestWideCrowd(t *testing.T) {
 			}
 			<-time.After(wideInterval) // for what was held
 		})
+	}
+}
+
+// TestHeldPartsAreTold: whenever parts come, before, while and after those that were held
+// are told of, a reader has the last one in the end; one with readers of its own has each
+// of them at once.
+func TestHeldPartsAreTold(t *testing.T) {
+	const rounds, patience = 2000, 10 * time.Second
+	hub := NewHub()
+	h := NewHandler(hub, views(pendingView()), Anyone)
+	l := newLog(hello, DefaultLogBytes, &hub.memory)
+	l.perReader = time.Microsecond
+	for range wideCrowd {
+		l.listen(&bell{rung: make(chan struct{}, 1)})
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer leave()
+	saw := [2]chan uint64{make(chan uint64, 1<<16), make(chan uint64, 1<<16)}
+	for i, seen := range saw {
+		var p pace
+		h.pace(httptest.NewRequestWithContext(ctx, "GET", "/", nil), l, &p)
+		p.interval = 0
+		if i == 1 {
+			p.hurry(relayHurry)
+		}
+		readers.Go(func() {
+			defer p.stop()
+			r := reader{log: l}
+			for {
+				b := r.next(nil)
+				seen <- r.seq
+				if !b.more && p.next(b.known) != woken {
+					return
+				}
+			}
+		})
+	}
+	l.begin(statusOf(hello, "Streaming", 1))
+	for round := range rounds {
+		for range round % 7 {
+			l.part(1, provider.Text, "", []byte("{}"))
+		}
+		l.mu.Lock()
+		last := l.last
+		l.mu.Unlock()
+		for i, seen := range saw {
+			late := time.NewTimer(patience)
+			for at := uint64(0); at < last; {
+				select {
+				case at = <-seen:
+				case <-late.C:
+					t.Fatalf("round %d: reader %d was not told of %d", round, i, last)
+				}
+			}
+			late.Stop()
+			seen <- last // for the next round, in which nothing may come
+		}
 	}
 }

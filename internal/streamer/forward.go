@@ -53,7 +53,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, run name) {
 	h.pace(r, l, &f.pace)
 	defer f.pace.stop()
 	// The other replica paces its readers itself.
-	f.pace.interval /= relayHurry
+	f.pace.hurry(relayHurry)
 	after := r.Header.Get("Last-Event-ID")
 	begins := after == "" || !f.reader.resume(after)
 	writeHeader(w, formatEvents)

@@ -100,7 +100,8 @@ type Source interface {
 // and with the context of its request, so with a server's BaseContext as well.
 type Handler struct {
 	// MinInterval is the least time between two writes to one reader, unless a
-	// retry or the end is to be told; 0 writes every frame at once.
+	// retry or the end is to be told; 0 writes every frame at once, but for parts of a
+	// run that a crowd reads, which wait for each other in any case.
 	MinInterval time.Duration
 	// Heartbeat is the silence after which a comment is sent; above 0.
 	Heartbeat time.Duration

@@ -77,14 +77,18 @@ type log struct {
 	hollow bool
 
 	// news counts how often there was something to read, alarms how often it was
-	// something that suffers no delay. They change under mu.
-	news, alarms atomic.Uint64
-	// ringing guards bells, which wake readers, when they rang last, if they are very
-	// many, and whether parts are held back until they do again. It may be taken with
-	// mu held. perReader is the time between two writes to a crowd for each of it.
-	ringing   sync.Mutex
-	bells     []*bell
-	rang      time.Time
+	// something that suffers no delay, all how often anything was appended, that which
+	// is held back from news included. They change under mu.
+	news, alarms, all atomic.Uint64
+	// ringing guards bells, which wake readers, and those of them that are hurried. It
+	// may be taken with mu held. crowd is how many bells there are.
+	ringing        sync.Mutex
+	bells, hurried []*bell
+	crowd          atomic.Int32
+	// counted is when news was counted last, if very many read, holding that parts are
+	// held back until it is again. perReader is the time between two writes to a crowd
+	// for each of it.
+	counted   time.Time
 	holding   bool
 	perReader time.Duration
 	// more is closed and taken away at any frame. It is made for whoever waits and
@@ -152,15 +156,17 @@ func (l *log) begin(status stream.Status) {
 
 // part appends a part, unless it is a late one.
 func (l *log) part(attempt int32, kind provider.PartKind, text string, data []byte) {
-	if first, ok := l.add(attempt, kind, text, data); ok {
-		// Without mu: thousands may wake up, and each of them takes it.
+	// Without mu: thousands may wake up, and each of them takes it.
+	if first, news := l.add(attempt, kind, text, data); news {
 		l.ring(first)
+	} else {
+		l.hurry()
 	}
 }
 
 // add appends a part, and reports whether it is the first of its attempt, for which
-// people wait: no write before it holds it up. It is ok if the caller is to ring.
-func (l *log) add(attempt int32, kind provider.PartKind, text string, data []byte) (first, ok bool) {
+// people wait: no write before it holds it up. It is news if the caller is to ring.
+func (l *log) add(attempt int32, kind provider.PartKind, text string, data []byte) (first, news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := &l.episode
@@ -173,7 +179,7 @@ func (l *log) add(attempt int32, kind provider.PartKind, text string, data []byt
 	if kind == provider.Text {
 		e.text = append(e.text, text...)
 	}
-	return first, l.keep(first)
+	return first, l.keep(true, first)
 }
 
 // tell appends a status. A phase in which no attempt is under way ends the
@@ -380,12 +386,12 @@ func (l *log) publish(urgent bool) {
 	l.notify(urgent)
 }
 
-// keep is publish for parts. It reports whether the caller is to ring, which is not so
-// of a part that is to share a write with others.
-func (l *log) keep(urgent bool) bool {
+// keep is publish for whoever rings then. It reports whether to, which is not so of a
+// part that is to share a write with others.
+func (l *log) keep(part, urgent bool) bool {
 	l.trim(l.limit)
 	l.account()
-	if !urgent && l.hold() {
+	if part && !urgent && l.hold() {
 		return false
 	}
 	l.count(urgent)

@@ -105,8 +105,8 @@ func (l *log) reclaim(m *mirror, v *View) bool {
 // follow lets change append what came from the owner, unless the log is no
 // mirror any more: then it returns errOver.
 func (l *log) follow(m *mirror, change func(*log) error, urgent bool) error {
-	urgent, ring, err := l.change(m, change, urgent)
-	if ring {
+	urgent, news, err := l.change(m, change, urgent)
+	if news {
 		l.ring(urgent) // without mu, as for a part of our own
 	}
 	return err
@@ -114,18 +114,19 @@ func (l *log) follow(m *mirror, change func(*log) error, urgent bool) error {
 
 // change is follow for whoever rings then, and reports whether to, and whether that is
 // urgent: the first part of an attempt is, as at its owner.
-func (l *log) change(m *mirror, change func(*log) error, wasUrgent bool) (urgent, ring bool, err error) {
+func (l *log) change(m *mirror, change func(*log) error, wasUrgent bool) (urgent, news bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.mirror != m || l.state != live {
 		return false, false, errOver
 	}
-	none := l.episode.lastPart == 0
+	none, last := l.episode.lastPart == 0, l.last
 	if err := change(l); err != nil {
 		return false, false, err
 	}
-	urgent = wasUrgent || none && l.episode.lastPart != 0
-	return urgent, l.keep(urgent), nil
+	part := l.last > last && l.episode.lastPart == l.last
+	urgent = wasUrgent || none && part
+	return urgent, l.keep(part, urgent), nil
 }
 
 // conclude ends a mirror whose run is finished as its object tells. If its text

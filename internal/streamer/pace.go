@@ -50,6 +50,13 @@ func (h *Handler) pace(r *http.Request, l *log, p *pace) {
 	l.listen(&p.bell)
 }
 
+// hurry shortens the least time between two writes, and has no part held back: for a
+// reader that has readers of its own.
+func (p *pace) hurry(by time.Duration) {
+	p.interval /= by
+	p.log.quicken(&p.bell)
+}
+
 func (p *pace) stop() {
 	p.log.deafen(&p.bell)
 	p.timer.Stop()
@@ -99,7 +106,11 @@ func (p *pace) wait(until time.Time, count *atomic.Uint64, heard uint64) signal 
 // least time between two writes wait for it, unless one is urgent, so that a fast
 // stream costs one write for many frames.
 func (p *pace) next(since knowledge) signal {
-	s := p.wait(p.spoke.Add(p.heartbeat), &p.log.news, since.news)
+	count, known := &p.log.news, since.news
+	if p.bell.hurried {
+		count, known = &p.log.all, since.all
+	}
+	s := p.wait(p.spoke.Add(p.heartbeat), count, known)
 	if s != woken || p.interval == 0 {
 		return s
 	}
