@@ -40,6 +40,9 @@ type Scale struct {
 	// SoakParts at the pace of Many are the answers of a soak: runs end and begin all the
 	// time, so that a leak of each shows.
 	SoakParts int
+	// Filling comes before a soak, with the same load: heaps and stores fill, and
+	// client-go remembers each Event for 6 to 12 minutes.
+	Filling time.Duration
 	// Growth is one load, spread over ever more runs.
 	Growth []Load
 }
@@ -51,7 +54,7 @@ func Full() Scale {
 		Many: Load{1000, 5}, Fast: Load{100, 50}, Huge: Load{10_000, 0.1}, Silent: 1000,
 		Crowd: 1000, OneByOne: 20,
 		Burst: 200, LargeBurst: 1000, Floor: 400, Counted: 50,
-		Offered: 12 * time.Second, Stored: 20_000, Starts: 3, SoakParts: 150,
+		Offered: 12 * time.Second, Stored: 20_000, Starts: 3, SoakParts: 150, Filling: 12 * time.Minute,
 		Growth: []Load{{10, 100}, {100, 10}, {1000, 1}, {5000, 0.2}},
 	}
 }
@@ -63,7 +66,7 @@ func Tiny() Scale {
 		Many: Load{6, 5}, Fast: Load{3, 50}, Huge: Load{8, 2}, Silent: 5,
 		Crowd: 8, OneByOne: 3,
 		Burst: 6, LargeBurst: 10, Floor: 8, Counted: 4,
-		Offered: time.Second, Stored: 20, Starts: 1, SoakParts: 2,
+		Offered: time.Second, Stored: 20, Starts: 1, SoakParts: 2, Filling: time.Second,
 		Growth: []Load{{2, 10}, {4, 5}},
 	}
 }

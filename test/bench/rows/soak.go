@@ -23,11 +23,8 @@ const (
 	// soakExpire is how many seconds a run is kept after its end: what is stored is
 	// bounded, and so nothing that grows is the store's.
 	soakExpire = 20
-	// soakSamples is how often is looked, soakBlocks how many points a slope has, the
-	// first ones included, which are left out.
+	// soakSamples is how often is looked, soakBlocks how many points a slope has.
 	soakSamples, soakBlocks = 240, 20
-	// soakWarm is the share of the time in which heaps and stores fill.
-	soakWarm = 0.2
 )
 
 // soakPrefix begins the names of its runs, and tells their requests from others'.
@@ -37,6 +34,7 @@ const soakPrefix = "soak"
 type Soaked struct {
 	Taken      time.Time
 	Took       time.Duration
+	Filling    time.Duration // the first part of it
 	Machine    figures.Machine
 	Runs       int
 	Succeeded  int
@@ -52,8 +50,8 @@ type Soaked struct {
 // Text says it in words.
 func (s Soaked) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Taken on %s on %d CPUs, in %s: %d runs, %d of them seen to succeed, %d attempts counted, %d requests seen, of which the provider failed %d.\n\n",
-		s.Taken.UTC().Format("2006-01-02 15:04 UTC"), s.Machine.CPUs, s.Took.Round(time.Second), s.Runs, s.Succeeded, s.Attempts, s.Requests, s.Failed)
+	fmt.Fprintf(&b, "Taken on %s on %d CPUs, in %s, the first %s of which are not counted: %d runs, %d of them seen to succeed, %d attempts counted, %d requests seen, of which the provider failed %d.\n\n",
+		s.Taken.UTC().Format("2006-01-02 15:04 UTC"), s.Machine.CPUs, s.Took.Round(time.Second), s.Filling, s.Runs, s.Succeeded, s.Attempts, s.Requests, s.Failed)
 	b.WriteString("| | mean | slope an hour | 95 % confidence | flat |\n|---|---|---|---|---|\n")
 	line := func(name string, slope figures.Slope, unit string, by float64) {
 		fmt.Fprintf(&b, "| %s | %.1f %s | %+.1f %s | ± %.1f, over %d points | %v |\n",
@@ -76,7 +74,7 @@ type samples struct {
 // Soak lets runs come, fail, be tried again and end at half the load of Many, each with
 // a reader for its first attempts, and looks at the manager all the while.
 func Soak(ctx context.Context, w *World, long time.Duration) (s Soaked, err error) {
-	s = Soaked{Taken: time.Now(), Machine: Machine()}
+	s = Soaked{Taken: time.Now(), Machine: Machine(), Filling: w.Scale.Filling}
 	script := actor.Script{Name: "soak", Parts: w.Scale.SoakParts, Pace: w.Scale.Many.pace(), Faults: soakFaults, Seed: uint64(s.Taken.UnixNano())}
 	p, err := w.place(ctx, script, false)
 	if err != nil {
@@ -90,8 +88,8 @@ func Soak(ctx context.Context, w *World, long time.Duration) (s Soaked, err erro
 	// Half as many streams as Many has, each as long as its answer takes.
 	answer := time.Duration(w.Scale.SoakParts) * w.Scale.Many.pace()
 	rate := float64(w.Scale.Many.Runs) / 2 / answer.Seconds()
-	s.Runs = int(rate * long.Seconds())
-	w.Say("soaking for %s: %d runs, %.1f a second, %.0f %% of the requests fail", long, s.Runs, rate, 100*soakFaults)
+	s.Runs = int(rate * (w.Scale.Filling + long).Seconds())
+	w.Say("filling for %s, soaking for %s: %d runs, %.1f a second, %.0f %% of the requests fail", w.Scale.Filling, long, s.Runs, rate, 100*soakFaults)
 	began := time.Now()
 	made := make(chan error, 1)
 	go func() {
@@ -118,8 +116,8 @@ func Soak(ctx context.Context, w *World, long time.Duration) (s Soaked, err erro
 	return s, w.judge(ctx, p, &s)
 }
 
-// watchSoak looks at the manager until all runs are made, the time aside in which it
-// fills.
+// watchSoak looks at the manager until all runs are made, and leaves out the time in
+// which it fills.
 func (w *World) watchSoak(ctx context.Context, m *manager, p *place, rate float64, every time.Duration, made <-chan error) (s samples, err error) {
 	began, last := time.Now(), -1
 	tick := time.NewTicker(every)
@@ -139,7 +137,7 @@ func (w *World) watchSoak(ctx context.Context, m *manager, p *place, rate float6
 		case <-ctx.Done():
 			return s, context.Cause(ctx)
 		case err := <-made:
-			return s.warm(), errors.Join(err, leave(0))
+			return s.since(w.Scale.Filling), errors.Join(err, leave(0))
 		case <-tick.C:
 		}
 		metrics, err := meter.Scrape(ctx, m.metrics)
@@ -173,9 +171,9 @@ func (w *World) watchSoak(ctx context.Context, m *manager, p *place, rate float6
 // which is longer than a run takes with its failures, as a rule.
 const soakGroups = soakSamples / 10
 
-// warm leaves out the first samples.
-func (s samples) warm() samples {
-	from := int(soakWarm * float64(len(s.at)))
+// since leaves out the samples before a time.
+func (s samples) since(filled time.Duration) samples {
+	from, _ := slices.BinarySearch(s.at, filled)
 	return samples{s.at[from:], s.memory[from:], s.goroutines[from:]}
 }
 
