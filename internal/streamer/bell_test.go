@@ -7,7 +7,6 @@ import (
 	"context"
 	"net/http/httptest"
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,61 +143,58 @@ func TestWideCrowd(t *testing.T) {
 	}
 }
 
-// TestHeldPartsAreTold: whenever parts come, before, while and after those that were held
-// are told of, a reader has the last one in the end; one with readers of its own has each
-// of them at once.
+// TestHeldPartsAreTold: a part that comes in the moment in which those that were held are
+// told of is told of as well; another replica need not wait for either.
 func TestHeldPartsAreTold(t *testing.T) {
-	const rounds, patience = 2000, 10 * time.Second
+	const rounds = 20
 	hub := NewHub()
 	h := NewHandler(hub, views(pendingView()), Anyone)
+	h.Heartbeat, h.MinInterval = 5*time.Second, 0 // a heartbeat instead of news is a failure
 	l := newLog(hello, DefaultLogBytes, &hub.memory)
-	l.perReader = time.Microsecond
+	l.perReader = 20 * time.Microsecond
 	for range wideCrowd {
 		l.listen(&bell{rung: make(chan struct{}, 1)})
 	}
-	ctx, leave := context.WithCancel(t.Context())
-	var readers sync.WaitGroup
-	defer readers.Wait()
-	defer leave()
-	saw := [2]chan uint64{make(chan uint64, 1<<16), make(chan uint64, 1<<16)}
-	for i, seen := range saw {
-		var p pace
-		h.pace(httptest.NewRequestWithContext(ctx, "GET", "/", nil), l, &p)
-		p.interval = 0
-		if i == 1 {
-			p.hurry(relayHurry)
-		}
-		readers.Go(func() {
-			defer p.stop()
-			r := reader{log: l}
-			for {
-				b := r.next(nil)
-				seen <- r.seq
-				if !b.more && p.next(b.known) != woken {
-					return
-				}
-			}
-		})
+	var plain, replica pace
+	for _, p := range []*pace{&plain, &replica} {
+		h.pace(httptest.NewRequestWithContext(t.Context(), "GET", "/", nil), l, p)
+		defer p.stop()
 	}
+	replica.hurry(relayHurry)
 	l.begin(statusOf(hello, "Streaming", 1))
-	for round := range rounds {
-		for range round % 7 {
-			l.part(1, provider.Text, "", []byte("{}"))
+	part := func() { l.part(1, provider.Text, "", []byte("{}")) }
+	r := reader{log: l}
+	look := func() knowledge {
+		b := r.next(nil)
+		for b.more {
+			b = r.next(nil)
 		}
-		l.mu.Lock()
-		last := l.last
-		l.mu.Unlock()
-		for i, seen := range saw {
-			late := time.NewTimer(patience)
-			for at := uint64(0); at < last; {
-				select {
-				case at = <-seen:
-				case <-late.C:
-					t.Fatalf("round %d: reader %d was not told of %d", round, i, last)
-				}
+		return b.known
+	}
+	for round := range rounds {
+		known := look()
+		for held := false; !held; {
+			part()
+			l.mu.Lock()
+			if held = l.holding; held && l.more == nil {
+				l.more = make(chan struct{})
 			}
-			late.Stop()
-			seen <- last // for the next round, in which nothing may come
+			told := l.more
+			l.mu.Unlock()
+			if held {
+				if got := replica.next(known); got != woken {
+					t.Fatalf("round %d: a replica gets signal %d", round, got)
+				}
+				l.ringing.Lock() // the count comes, and whoever rings is late
+				<-told
+			}
+		}
+		known = look()
+		l.add(1, provider.Text, "", []byte("{}"))
+		l.ringing.Unlock()
+		plain.spoke = time.Now()
+		if got := plain.next(known); got != woken {
+			t.Fatalf("round %d: a reader gets signal %d", round, got)
 		}
 	}
 }
