@@ -107,7 +107,7 @@ bench-growth: ## Measure how cost grows with the number of runs.
 bench-plot: ## Draw that into docs/images.
 	@$(WITH_BENCH) plot
 
-bench-soak: ## Half the load with faults for SOAK (20m): what grows?
+bench-soak: ## Half the load with faults for SOAK (20m), after 12 minutes of it that do not count: what grows?
 	@$(WITH_BENCH) soak -for=$(SOAK)
 
 bench-profile: ## Keep profiles of the manager under the main load in bin/bench/profiles.
