@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -98,9 +99,45 @@ func TestRunsAreListedByPages(t *testing.T) {
 	}
 	for i, o := range b.asked {
 		next := []string{"", "after-0", "after-1"}[i]
-		if o.Limit != listPage || o.Continue != next || o.ResourceVersion != "" || o.ResourceVersionMatch != "" || o.LabelSelector != "a=b" {
+		if o.Limit != int64(firstPage<<i) || o.Continue != next || o.ResourceVersion != "" || o.ResourceVersionMatch != "" || o.LabelSelector != "a=b" {
 			t.Errorf("page %d is asked for by %+v", i, o)
 		}
+	}
+}
+
+// TestPagesGoByText: few at first, then up to the most, and fewer of those that are long.
+func TestPagesGoByText(t *testing.T) {
+	for _, tc := range []struct {
+		limit int64
+		size  int
+		want  int64
+	}{
+		{firstPage, 0, 100},
+		{400, 1 << 20, maxPage},
+		{maxPage, 0, maxPage},
+		{maxPage, pageBytes, maxPage},
+		{maxPage, 2 * pageBytes, 250},
+		{firstPage, firstPage * 3 << 19, 10}, // as much as etcd takes
+		{1, 1 << 30, 1},
+		{10, pageBytes / 4, 20},
+	} {
+		if got := nextPage(tc.limit, tc.size); got != tc.want {
+			t.Errorf("after %d with %d bytes of text: %d, not %d", tc.limit, tc.size, got, tc.want)
+		}
+	}
+	b := bound(1, 1, 1)
+	b.pages[0][0].Spec.Prompt = strings.Repeat("p", pageBytes)
+	b.pages[1][0].Status.Output.Text = strings.Repeat("a", pageBytes)
+	if _, err := b.runs().ListWithContext(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var limits []int64
+	for _, o := range b.asked {
+		limits = append(limits, o.Limit)
+	}
+	// What little else is there takes one off.
+	if want := []int64{firstPage, firstPage - 1, firstPage - 2}; !slices.Equal(limits, want) {
+		t.Errorf("pages of %d, not %d", limits, want)
 	}
 }
 

@@ -144,7 +144,7 @@ func TestWideCrowd(t *testing.T) {
 }
 
 // TestHeldPartsAreTold: a part that comes in the moment in which those that were held are
-// told of is told of as well; another replica need not wait for either.
+// told of is told of as well.
 func TestHeldPartsAreTold(t *testing.T) {
 	const rounds = 20
 	hub := NewHub()
@@ -155,14 +155,10 @@ func TestHeldPartsAreTold(t *testing.T) {
 	for range wideCrowd {
 		l.listen(&bell{rung: make(chan struct{}, 1)})
 	}
-	var plain, replica pace
-	for _, p := range []*pace{&plain, &replica} {
-		h.pace(httptest.NewRequestWithContext(t.Context(), "GET", "/", nil), l, p)
-		defer p.stop()
-	}
-	replica.hurry(relayHurry)
+	var p pace
+	h.pace(httptest.NewRequestWithContext(t.Context(), "GET", "/", nil), l, &p)
+	defer p.stop()
 	l.begin(statusOf(hello, "Streaming", 1))
-	part := func() { l.part(1, provider.Text, "", []byte("{}")) }
 	r := reader{log: l}
 	look := func() knowledge {
 		b := r.next(nil)
@@ -172,9 +168,8 @@ func TestHeldPartsAreTold(t *testing.T) {
 		return b.known
 	}
 	for round := range rounds {
-		known := look()
 		for held := false; !held; {
-			part()
+			l.part(1, provider.Text, "", []byte("{}"))
 			l.mu.Lock()
 			if held = l.holding; held && l.more == nil {
 				l.more = make(chan struct{})
@@ -182,19 +177,54 @@ func TestHeldPartsAreTold(t *testing.T) {
 			told := l.more
 			l.mu.Unlock()
 			if held {
-				if got := replica.next(known); got != woken {
-					t.Fatalf("round %d: a replica gets signal %d", round, got)
-				}
 				l.ringing.Lock() // the count comes, and whoever rings is late
 				<-told
 			}
 		}
-		known = look()
+		known := look()
 		l.add(1, provider.Text, "", []byte("{}"))
 		l.ringing.Unlock()
-		plain.spoke = time.Now()
-		if got := plain.next(known); got != woken {
+		p.spoke = time.Now()
+		if got := p.next(known); got != woken {
 			t.Fatalf("round %d: a reader gets signal %d", round, got)
 		}
+	}
+}
+
+// TestReplicasAreNotHeldBack: another replica has readers of its own, and does not wait
+// for a crowd that reads here.
+func TestReplicasAreNotHeldBack(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		replica bool
+		want    time.Duration
+	}{{"a reader of the crowd", false, 50 * time.Millisecond}, {"another replica", true, time.Millisecond}} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := NewHandler(NewHub(), views(pendingView()), Anyone)
+				h.MinInterval = 0
+				l := newLog(hello, DefaultLogBytes, &h.hub.memory)
+				for range wideCrowd - 1 {
+					l.listen(&bell{rung: make(chan struct{}, 1)})
+				}
+				var p pace
+				h.pace(httptest.NewRequestWithContext(t.Context(), "GET", "/", nil), l, &p)
+				if tc.replica {
+					p.hurry(relayHurry)
+				}
+				l.begin(statusOf(hello, "Streaming", 1))
+				l.part(1, provider.Text, "a", []byte("{}")) // the first, which nothing holds back
+				known, began := l.knowledge(), time.Now()
+				time.AfterFunc(time.Millisecond, func() { l.part(1, provider.Text, "b", []byte("{}")) })
+				if got := p.next(known); got != woken || time.Since(began) != tc.want {
+					t.Errorf("signal %d after %s, not %s", got, time.Since(began), tc.want)
+				}
+				p.stop()
+				if len(l.hurried) != 0 {
+					t.Error("one that left is hurried still")
+				}
+				<-time.After(wideInterval) // for what was held
+			})
+		})
 	}
 }
